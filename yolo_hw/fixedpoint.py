@@ -53,7 +53,7 @@ class FixedPoint:
     """Format of the codes of one tensor.
 
     Attributes:
-        bits: Word length in [2, 16], sign included.
+        bits: Word length in [2, 16], sign included; unsigned formats have at most 15, so every code fits an int16.
         frac: Fraction bits; the step is ``2**-frac``. May be negative or exceed `bits`.
         signed: Two's complement if true, else codes start at 0.
     """
@@ -65,6 +65,8 @@ class FixedPoint:
     def __post_init__(self) -> None:
         if not MIN_BITS <= self.bits <= MAX_BITS:
             raise QuantError(f"bits must be in [{MIN_BITS}, {MAX_BITS}], got {self.bits}")
+        if not self.signed and self.bits == MAX_BITS:
+            raise QuantError(f"unsigned formats have at most {MAX_BITS - 1} bits, got {self.bits}")
         if abs(self.frac) > MAX_ABS_FRAC:
             raise QuantError(f"frac must be in [-{MAX_ABS_FRAC}, {MAX_ABS_FRAC}], got {self.frac}")
 

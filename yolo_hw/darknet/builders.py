@@ -106,8 +106,7 @@ def _pool(ctx: BuildContext, mode: str) -> Layer:
         size=size,
         stride_y=stride_y,
         stride_x=stride_x,
-        pad_top=padding // 2,
-        pad_left=padding // 2,
+        padding=padding,
     )
 
 
@@ -267,8 +266,8 @@ def _head(ctx: BuildContext, spec: HeadSpec) -> Layer:
     shape = ctx.shape_of(ctx.previous)
     if shape.c != spec.channels:
         ctx.reader.fail(
-            f"{len(spec.anchors)} anchors and {spec.classes} classes need {spec.channels} input channels, got {shape.c}: "
-            f"set filters={spec.channels} in the convolution before it"
+            f"{len(spec.anchors)} anchors and {spec.classes} classes need {spec.channels} input channels, "
+            f"got {shape.c}: set filters={spec.channels} in the convolution before it"
         )
     return L.DetectionHead(place=ctx.place(), shape=shape, spec=spec)
 

@@ -181,7 +181,7 @@ class BatchNorm(Layer):
 class Pool(Layer):
     """Max or average pooling in a window; positions outside the map do not take part.
 
-    `pad_top` and `pad_left` are darknet's ``padding // 2``: the rest of the padding is at the bottom and right.
+    `padding` is the sum of both sides; ``padding // 2`` of it is at the top and left, the rest at the bottom and right.
     """
 
     kind: ClassVar[str] = "pool"
@@ -190,8 +190,7 @@ class Pool(Layer):
     size: int
     stride_y: int
     stride_x: int
-    pad_top: int
-    pad_left: int
+    padding: int
 
     @property
     def name(self) -> str:

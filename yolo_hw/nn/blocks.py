@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from yolo_hw.darknet import layers as L
 from yolo_hw.darknet.weights import FloatArray
+from yolo_hw.geometry import Window
 from yolo_hw.nn.activations import activate
+from yolo_hw.nn.windows import pad_windows
 
 BN_MOMENTUM = 0.1
 SHORTCUT_NORM_EPS = 1e-4
@@ -142,14 +144,17 @@ class PoolBlock(Block):
         """[N, C, H, W] to [N, C, Ho, Wo]."""
         layer, x = self.layer, inputs[0]
         stride = (layer.stride_y, layer.stride_x)
-        bottom = (layer.shape.h - 1) * layer.stride_y + layer.size - layer.pad_top - x.shape[2]
-        right = (layer.shape.w - 1) * layer.stride_x + layer.size - layer.pad_left - x.shape[3]
-        x = x[:, :, : x.shape[2] + min(bottom, 0), : x.shape[3] + min(right, 0)]
-        pad = (layer.pad_left, max(right, 0), layer.pad_top, max(bottom, 0))
+        window = Window((layer.size, layer.size), stride, (layer.padding // 2, layer.padding // 2))
+        out = (
+            (x.shape[2] + layer.padding - layer.size) // layer.stride_y + 1,
+            (x.shape[3] + layer.padding - layer.size) // layer.stride_x + 1,
+        )
         if layer.mode == "max":
-            return F.max_pool2d(F.pad(x, pad, value=-torch.inf), layer.size, stride)
-        ones = F.pad(torch.ones_like(x[:1, :1]), pad)
-        return F.avg_pool2d(F.pad(x, pad), layer.size, stride) / F.avg_pool2d(ones, layer.size, stride)
+            return F.max_pool2d(pad_windows(x, window, out, -torch.inf), layer.size, stride)
+        total = F.avg_pool2d(pad_windows(x, window, out, 0.0), layer.size, stride)
+        return total / F.avg_pool2d(
+            pad_windows(torch.ones_like(x[:1, :1]), window, out, 0.0), layer.size, window.stride
+        )
 
 
 class AvgPoolBlock(Block):

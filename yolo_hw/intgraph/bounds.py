@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Proof that no accumulator overflows, from the real weights and the input formats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from yolo_hw.fixedpoint import signed_bits
+from yolo_hw.intgraph import nodes as N
+from yolo_hw.intgraph.nodes import Node, TensorInfo
+
+
+@dataclass(frozen=True)
+class AccumulatorBound:
+    """Range that contains the accumulator and every partial sum of it, in any order of summation.
+
+    Attributes:
+        lo: Smallest value.
+        hi: Largest value.
+        channel: Output channel that needs most bits.
+    """
+
+    lo: int
+    hi: int
+    channel: int
+
+    @property
+    def bits(self) -> int:
+        """Two's-complement bits that hold the range."""
+        return signed_bits(self.lo, self.hi)
+
+
+def accumulator_bound(node: Node, inputs: list[TensorInfo]) -> AccumulatorBound | None:
+    """Return the bound of a computing node's accumulators, None for a moving node.
+
+    For a convolution with input codes in [a, b], a <= 0 <= b, every term ``w * x`` lies between ``min(w a, w b) <= 0``
+    and ``max(w a, w b) >= 0``, so any partial sum lies between the sum of the negative and the sum of the positive
+    ends; the bias counts on its own side.
+    """
+    ranges = [(min(info.fmt.lo, 0), info.fmt.hi) for info in inputs]
+    if isinstance(node, N.Conv2d):
+        return _conv_bound(node, *ranges[0])
+    if isinstance(node, N.Add):
+        shifted = [(lo << s, hi << s) for (lo, hi), s in zip(ranges, node.alignment(inputs), strict=True)]
+        return AccumulatorBound(sum(lo for lo, _ in shifted), sum(hi for _, hi in shifted), 0)
+    if isinstance(node, N.Mul):
+        ends = [a * b for a in ranges[0] for b in ranges[1]]
+        return AccumulatorBound(min(ends), max(ends), 0)
+    if isinstance(node, N.AvgPool):
+        count = inputs[0].shape.h * inputs[0].shape.w
+        return AccumulatorBound(ranges[0][0] * count, ranges[0][1] * count, 0)
+    return None
+
+
+def _conv_bound(node: N.Conv2d, lo: int, hi: int) -> AccumulatorBound:
+    weight = node.weight.reshape(node.weight.shape[0], -1)
+    positive = np.where(weight > 0, weight, 0).sum(1)
+    negative = np.where(weight < 0, weight, 0).sum(1)
+    top = positive * hi + negative * lo + np.maximum(node.bias, 0)
+    bottom = positive * lo + negative * hi + np.minimum(node.bias, 0)
+    channel = int(np.maximum(top, -bottom - 1).argmax())
+    return AccumulatorBound(int(bottom.min()), int(top.max()), channel)

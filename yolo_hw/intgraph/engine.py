@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running an integer graph with the compiled engine (csrc/engine). Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from yolo_hw.errors import GraphError
+from yolo_hw.fixedpoint import IntArray, Overflow, Rounding
+from yolo_hw.geometry import Window
+from yolo_hw.intgraph import nodes as N
+from yolo_hw.intgraph.bounds import accumulator_bound
+from yolo_hw.intgraph.graph import INPUT, IntGraph
+from yolo_hw.intgraph.kernels import reorg_sources
+from yolo_hw.intgraph.nodes import Node
+from yolo_hw.intgraph.requant import Requant
+
+try:
+    from yolo_hw import _engine
+except ImportError as error:  # pragma: no cover - depends on the installation
+    raise ImportError(
+        "the compiled engine of yolo_hw is missing: install the package with 'pip install .', or in a source tree with "
+        "'pip install -e .'"
+    ) from error
+
+CodeArray = npt.NDArray[np.int16]
+
+_ROUNDING = {Rounding.HALF_UP: 0, Rounding.HALF_EVEN: 1, Rounding.HALF_AWAY: 2, Rounding.FLOOR: 3}
+_OVERFLOW = {Overflow.SATURATE: 0, Overflow.SATURATE_SYMMETRIC: 1, Overflow.WRAP: 2}
+NARROW_BITS = 31
+"""Requantisation runs in 32 bits where the product and its rounding constant stay below 2**31."""
+
+
+def engine_paths() -> list[str]:
+    """Return the instruction sets this machine and build can run, best first; all give equal codes."""
+    return list(_engine.paths())
+
+
+class Engine:
+    """A graph compiled for the engine.
+
+    Attributes:
+        graph: The graph.
+        path: The instruction set in use.
+        threads: Number of threads, the caller's included.
+    """
+
+    def __init__(self, graph: IntGraph, *, path: str = "auto", threads: int = 0) -> None:
+        """Pack the weights and resolve all memory.
+
+        Args:
+            graph: A graph that passes `check_graph`.
+            path: ``auto``, or one of `engine_paths`.
+            threads: 0 means one per processor.
+
+        Raises:
+            GraphError: The path is unknown or cannot run here.
+        """
+        try:
+            self._engine = _engine.Engine(path, threads, tuple(graph.input_shape))
+        except ValueError as error:
+            raise GraphError(f"{error}; available: {', '.join(engine_paths())}") from None
+        self.graph = graph
+        self._index = {INPUT: 0}
+        for node in graph.nodes:
+            self._index[node.name] = _ADD[type(node)](self, node)
+
+    @property
+    def path(self) -> str:
+        """The instruction set in use."""
+        return str(self._engine.path)
+
+    @property
+    def threads(self) -> int:
+        """Number of threads, the caller's included."""
+        return int(self._engine.threads)
+
+    def run(self, codes: npt.NDArray[np.integer[Any]]) -> list[CodeArray]:
+        """Run one image.
+
+        Args:
+            codes: [C, H, W] input codes.
+
+        Returns:
+            Codes [K, h, w] int16 of every output, in the order of `graph.outputs`.
+        """
+        self._run(codes)
+        return [self._engine.read(self._index[output.tensor]) for output in self.graph.outputs]
+
+    def run_all(self, codes: npt.NDArray[np.integer[Any]]) -> dict[str, CodeArray]:
+        """Run one image and return the codes of every node by name."""
+        self._run(codes)
+        return {node.name: self._engine.read(self._index[node.name]) for node in self.graph.nodes}
+
+    def _run(self, codes: npt.NDArray[np.integer[Any]]) -> None:
+        if codes.shape != self.graph.input_shape:
+            raise GraphError(f"the input must have shape {self.graph.input_shape}, got {codes.shape}")
+        self._engine.run(np.ascontiguousarray(codes, np.int16))
+
+    def _inputs(self, node: Node) -> list[int]:
+        return [self._index[name] for name in node.inputs]
+
+    def _requant(self, node: Node) -> _engine.Requantiser:
+        inputs, out = self.graph.inputs_of(node), self.graph.output_of(node)
+        requant, bound = node.requant(inputs, out), accumulator_bound(node, inputs)
+        assert requant is not None
+        assert bound is not None
+        contract = self.graph.contract
+        shift = np.broadcast_to(requant.shift, (out.shape.c,)).astype(np.int32)
+        table = np.zeros(0, np.int16) if requant.table is None else requant.table.astype(np.int16)
+        params = [requant.mul_pos, requant.mul_neg, requant.shift_neg]
+        params += [requant.code.lo, requant.code.hi, requant.code.bits, requant.clamp_lo, requant.clamp_hi]
+        return _engine.Requantiser(
+            shift,
+            params,
+            _ROUNDING[contract.rounding],
+            _OVERFLOW[contract.overflow],
+            table,
+            fits_narrow(requant, bound.bits),
+        )
+
+    def _conv2d(self, node: N.Conv2d) -> int:
+        bound = accumulator_bound(node, self.graph.inputs_of(node))
+        assert bound is not None
+        return int(
+            self._engine.conv(
+                self._inputs(node)[0],
+                self.graph.output_of(node).shape,
+                node.weight.astype(np.int32),
+                node.bias.astype(np.int32),
+                _window(node.window),
+                node.groups,
+                bound.bits,
+                self._requant(node),
+            )
+        )
+
+    def _add(self, node: N.Add) -> int:
+        shifts = node.alignment(self.graph.inputs_of(node))
+        return int(self._engine.add(self._inputs(node), shifts, self._requant(node)))
+
+    def _mul(self, node: N.Mul) -> int:
+        source, factors = self._inputs(node)
+        return int(self._engine.mul(source, factors, self._requant(node)))
+
+    def _avgpool(self, node: N.AvgPool) -> int:
+        return int(self._engine.avgpool(self._inputs(node)[0], self._requant(node)))
+
+    def _maxpool(self, node: N.MaxPool) -> int:
+        shape = self.graph.output_of(node).shape
+        return int(self._engine.maxpool(self._inputs(node)[0], shape, _window(node.window)))
+
+    def _concat(self, node: N.Concat) -> int:
+        return int(self._engine.concat(self._inputs(node)))
+
+    def _slice(self, node: N.Slice) -> int:
+        return int(self._engine.slice(self._inputs(node)[0], node.start, node.stop))
+
+    def _upsample(self, node: N.Upsample) -> int:
+        return int(self._engine.upsample(self._inputs(node)[0], node.stride))
+
+    def _reorg(self, node: N.Reorg) -> int:
+        sources: IntArray = reorg_sources(node, self.graph.inputs_of(node)[0].shape)
+        shape = self.graph.output_of(node).shape
+        return int(self._engine.permute(self._inputs(node)[0], shape, sources.astype(np.int32)))
+
+
+_ADD: dict[type[Node], Callable[[Engine, Any], int]] = {
+    N.Conv2d: Engine._conv2d,
+    N.Add: Engine._add,
+    N.Mul: Engine._mul,
+    N.AvgPool: Engine._avgpool,
+    N.MaxPool: Engine._maxpool,
+    N.Concat: Engine._concat,
+    N.Slice: Engine._slice,
+    N.Upsample: Engine._upsample,
+    N.Reorg: Engine._reorg,
+}
+
+
+def fits_narrow(requant: Requant, acc_bits: int) -> bool:
+    """Whether the requantisation of `acc_bits`-bit accumulators stays inside of 32 bits."""
+    shifts = (requant.shift, requant.shift + requant.shift_neg)
+    top = max(int(shift.max()) for shift in shifts)
+    left = max(-min(int(shift.min()) for shift in shifts), 0)
+    product = acc_bits + max(requant.mul_pos, requant.mul_neg).bit_length() + left
+    return product < NARROW_BITS and top < NARROW_BITS
+
+
+def _window(window: Window) -> list[int]:
+    return [*window.size, *window.stride, *window.pad, *window.dilation]

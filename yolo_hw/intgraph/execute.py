@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running an integer graph with the numpy reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from yolo_hw.errors import GraphError
+from yolo_hw.fixedpoint import IntArray
+from yolo_hw.intgraph.graph import INPUT, IntGraph
+from yolo_hw.intgraph.kernels import Result, run_node
+
+
+def image_codes(image: npt.NDArray[np.uint8]) -> IntArray:
+    """Turn a prepared image [H, W, C] uint8 into the input's codes [C, H, W]."""
+    return np.ascontiguousarray(image.transpose(2, 0, 1), np.int64)
+
+
+def execute(graph: IntGraph, codes: npt.NDArray[np.integer[npt.NBitBase]]) -> Iterator[tuple[str, Result]]:
+    """Run a graph on one image, node by node.
+
+    Args:
+        graph: A checked graph.
+        codes: [C, H, W] input codes.
+
+    Yields:
+        (node name, codes and accumulators) in execution order; maps nobody needs any more are dropped.
+
+    Raises:
+        GraphError: The input has another shape or codes outside its format.
+    """
+    info = graph.tensors[INPUT]
+    if codes.shape != info.shape:
+        raise GraphError(f"{graph.name}: the input must have shape {info.shape}, got {codes.shape}")
+    if codes.size and (codes.min() < info.fmt.lo or codes.max() > info.fmt.hi):
+        raise GraphError(f"{graph.name}: input codes must lie in [{info.fmt.lo}, {info.fmt.hi}]")
+    last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
+    maps: dict[str, IntArray] = {INPUT: np.asarray(codes, np.int64)}
+    for i, node in enumerate(graph.nodes):
+        inputs = [maps[name] for name in node.inputs]
+        result = run_node(node, inputs, graph.inputs_of(node), graph.output_of(node), graph.contract)
+        maps[node.name] = result.codes
+        yield node.name, result
+        for name in set(node.inputs):
+            if last_use[name] == i:
+                del maps[name]
+
+
+def run_outputs(graph: IntGraph, codes: npt.NDArray[np.integer[npt.NBitBase]]) -> list[IntArray]:
+    """Run a graph on one image and return the output codes [C, H, W] in the order of `graph.outputs`."""
+    wanted = {output.tensor for output in graph.outputs}
+    found = {name: result.codes for name, result in execute(graph, codes) if name in wanted}
+    return [found[output.tensor] for output in graph.outputs]

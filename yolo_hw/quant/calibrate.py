@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Post-training calibration: from a folded graph and images to a `QuantPlan`.
+
+Passes over the images: channel ranges for equalisation; tensor ranges; how well each candidate number of fraction
+bits represents the values. Then weights and biases are rounded to match, and biases corrected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from yolo_hw.errors import QuantError
+from yolo_hw.fixedpoint import FixedPoint
+from yolo_hw.intgraph.graph import INPUT, INPUT_FORMAT
+from yolo_hw.nn.activations import activate
+from yolo_hw.quant import folded as G
+from yolo_hw.quant.bias_correction import correct_biases
+from yolo_hw.quant.config import Observer, QuantConfig
+from yolo_hw.quant.equalise import equalise_channels
+from yolo_hw.quant.execute import NodeResult, float_parameters, run_folded
+from yolo_hw.quant.folded import Float64Array, FoldedGraph, FoldedNode
+from yolo_hw.quant.groups import FormatGroup, format_groups
+from yolo_hw.quant.observers import CandidateStatistics, RangeStatistics, finest_frac
+from yolo_hw.quant.plan import ConvCodes, QuantPlan, Table
+from yolo_hw.quant.tables import ARITHMETIC, build_table
+from yolo_hw.quant.weights import ConvContext, quantise_conv
+
+ImageBatch = npt.NDArray[np.uint8]
+"""[N, H, W, C], prepared for the network's input."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with the name of the pass, batches done and batches in all."""
+
+
+@dataclass(frozen=True, eq=False)
+class Calibrated:
+    """A folded graph and the plan made for it.
+
+    Attributes:
+        graph: The folded network, its channels equalised and its biases corrected as the options say.
+        plan: Formats, weight codes and tables.
+    """
+
+    graph: FoldedGraph
+    plan: QuantPlan
+
+
+def calibrate(
+    graph: FoldedGraph, batches: Iterable[ImageBatch], config: QuantConfig, progress: Progress | None = None
+) -> Calibrated:
+    """Choose the format of every tensor and round the weights.
+
+    Args:
+        graph: The folded network.
+        batches: Calibration images.
+        config: Word lengths, observers, rounding, corrections.
+        progress: Called after every batch.
+
+    Returns:
+        The graph to lower and its plan.
+
+    Raises:
+        QuantError: No image, values that are not finite, or a layer without legal integer form.
+    """
+    images = list(batches)
+    if not images:
+        raise QuantError("calibration needs at least one image")
+    if config.equalise is not None:
+        graph = equalise_channels(graph, _measure_channels(graph, images, progress), config.equalise)
+    groups = format_groups(graph, config)
+    ranges = _measure_ranges(graph, images, progress)
+    candidates = _Candidates(graph, groups, ranges, config)
+    if config.a_observer is not Observer.MAX:
+        for result in _run(graph, images, "candidates", progress):
+            candidates.update(result)
+    formats, arguments = candidates.formats(), candidates.arguments()
+    plan = make_plan(graph, formats, arguments, config)
+    if config.bias_correction:
+        graph = correct_biases(graph, plan, images)
+        plan = make_plan(graph, formats, arguments, config)
+    return Calibrated(graph, plan)
+
+
+def make_plan(
+    graph: FoldedGraph, formats: dict[str, FixedPoint], arguments: dict[str, FixedPoint], config: QuantConfig
+) -> QuantPlan:
+    """Round weights and build tables for given formats.
+
+    Args:
+        graph: The folded network.
+        formats: Format of every node's output.
+        arguments: Format of the argument of every activation table.
+        config: Word lengths, observers, rounding.
+    """
+    formats = {INPUT: INPUT_FORMAT, **formats}
+    convs: dict[str, ConvCodes] = {}
+    tables: dict[str, Table] = {}
+    notes: list[str] = []
+    for node in graph.nodes:
+        code = formats[node.name]
+        if node.name in arguments:
+            code = arguments[node.name]
+            tables[node.name] = build_table(node.activation, code, formats[node.name], config)
+        if isinstance(node, G.FoldedConv):
+            slope_shift = config.leaky.shift if node.activation == "leaky" else 0
+            context = ConvContext(formats[node.inputs[0]], code, slope_shift)
+            convs[node.name], note = quantise_conv(node, context, config)
+            notes += [note] if note else []
+    return QuantPlan(config, formats, convs, tables, notes)
+
+
+def _run(graph: FoldedGraph, images: list[ImageBatch], stage: str, progress: Progress | None) -> Iterator[NodeResult]:
+    parameters = float_parameters(graph)
+    for i, batch in enumerate(images, start=1):
+        x = torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 256
+        with torch.inference_mode():
+            yield from run_folded(graph, x, parameters)
+        if progress:
+            progress(stage, i, len(images))
+
+
+def _measure_channels(
+    graph: FoldedGraph, images: list[ImageBatch], progress: Progress | None
+) -> dict[str, Float64Array]:
+    """Return the largest magnitude of every channel of every node."""
+    largest: dict[str, Float64Array] = {}
+    for node, _, out in _run(graph, images, "channels", progress):
+        found = out.abs().amax((0, 2, 3)).double().numpy()
+        largest[node.name] = np.maximum(largest.get(node.name, found), found)
+    return largest
+
+
+def _argument_name(node: FoldedNode) -> str:
+    """Return the key under which the argument of a table is measured."""
+    return f"{node.name}|argument"
+
+
+def _measure_ranges(
+    graph: FoldedGraph, images: list[ImageBatch], progress: Progress | None
+) -> dict[str, RangeStatistics]:
+    ranges: dict[str, RangeStatistics] = {}
+    for node, pre, out in _run(graph, images, "ranges", progress):
+        if node.moves:
+            continue
+        if not torch.isfinite(out).all():
+            raise QuantError(f"{node.name}: values must be finite, got NaN or infinity in calibration")
+        ranges.setdefault(node.name, RangeStatistics()).update(out)
+        if node.activation not in ARITHMETIC:
+            ranges.setdefault(_argument_name(node), RangeStatistics()).update(pre)
+    return ranges
+
+
+class _Candidates:
+    """Candidate statistics of every format group and of every table argument."""
+
+    def __init__(
+        self, graph: FoldedGraph, groups: list[FormatGroup], ranges: dict[str, RangeStatistics], config: QuantConfig
+    ) -> None:
+        self.config = config
+        self.groups = groups
+        self.of_group: list[CandidateStatistics] = []
+        self.of_tensor: dict[str, CandidateStatistics] = {}
+        for group in groups:
+            merged = RangeStatistics()
+            for name in group.producers:
+                merged.merge(ranges[name])
+            statistics = _start(merged, group.bits, group.signed)
+            self.of_group.append(statistics)
+            self.of_tensor |= dict.fromkeys(group.producers, statistics)
+        self.of_argument = {
+            node.name: _start(ranges[_argument_name(node)], config.activation_bits(node.name), True)
+            for node in graph.nodes
+            if not node.moves and node.activation not in ARITHMETIC
+        }
+
+    def update(self, result: NodeResult) -> None:
+        """Take in one node's values of one batch."""
+        node, pre, out = result
+        if node.moves:
+            return
+        observer = self.config.a_observer
+        self.of_tensor[node.name].update(out, observer)
+        if node.name in self.of_argument:
+            self._update_argument(node, pre, out)
+
+    def _update_argument(self, node: FoldedNode, pre: Tensor, out: Tensor) -> None:
+        """Judge the argument's format by its effect behind the activation."""
+        statistics = self.of_argument[node.name]
+        if self.config.a_observer is Observer.PERCENTILE:
+            statistics.update(pre, self.config.a_observer)
+        else:
+            statistics.compare(out, [activate(node.activation, q) for q in statistics.rounded(pre)])
+
+    def formats(self) -> dict[str, FixedPoint]:
+        """Return the chosen format of every tensor."""
+        chosen: dict[str, FixedPoint] = {}
+        for group, statistics in zip(self.groups, self.of_group, strict=True):
+            fmt = statistics.choose(self.config.a_observer, self.config.percentile)
+            chosen |= dict.fromkeys(group.members, fmt)
+        return chosen
+
+    def arguments(self) -> dict[str, FixedPoint]:
+        """Return the chosen format of every table argument."""
+        return {
+            name: statistics.choose(self.config.a_observer, self.config.percentile)
+            for name, statistics in self.of_argument.items()
+        }
+
+
+def _start(ranges: RangeStatistics, bits: int, signed: bool) -> CandidateStatistics:
+    base = finest_frac(ranges.lo, ranges.hi, bits, signed)
+    return CandidateStatistics(base, bits, signed, max(ranges.hi, -ranges.lo))

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of post-training quantisation."""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass, field
+from enum import Enum
+
+from yolo_hw.errors import QuantError
+from yolo_hw.fixedpoint import Overflow, Rounding
+from yolo_hw.intgraph.requant import NumericContract
+
+BITS = (4, 5, 6, 7, 8, 16)
+"""Word lengths of weights and activations."""
+
+
+class Observer(str, Enum):
+    """How the fraction bits of a tensor are chosen from what was seen in calibration."""
+
+    MAX = "max"
+    """The finest step with which nothing is clipped."""
+    PERCENTILE = "percentile"
+    """The finest step with which at most 1 - `percentile` of the values are clipped."""
+    MSE = "mse"
+    """The step with the smallest mean squared error."""
+    COSINE = "cosine"
+    """The step with the largest cosine similarity between the values and their rounded form."""
+
+
+@dataclass(frozen=True)
+class LeakySlope:
+    """Integer form of leaky's negative slope: ``mul * 2**-shift``."""
+
+    mul: int = 51
+    shift: int = 9
+    """51 / 2**9 rounds like 0.1 on every negative int8 code (docs/numerics.md, section 3)."""
+
+    def __post_init__(self) -> None:
+        if not (0 < self.mul < 1 << 16 and 0 <= self.shift < 32):
+            raise QuantError(
+                f"leaky slope: mul must be in [1, 65535] and shift in [0, 31], got {self.mul}, {self.shift}"
+            )
+
+
+@dataclass(frozen=True)
+class Override:
+    """Word lengths of the layers whose name matches a glob pattern.
+
+    Attributes:
+        pattern: For example ``conv_0`` or ``conv_12*``.
+        w_bits: Bits of the weights, None keeps the default.
+        a_bits: Bits of the layer's output, None keeps the default.
+    """
+
+    pattern: str
+    w_bits: int | None = None
+    a_bits: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Override:
+        """Parse ``PATTERN:w=8,a=16``."""
+        pattern, colon, rest = text.partition(":")
+        values: dict[str, int] = {}
+        try:
+            for item in rest.split(","):
+                key, _, value = item.partition("=")
+                values[{"w": "w_bits", "a": "a_bits"}[key.strip()]] = int(value)
+        except (KeyError, ValueError):
+            colon = ""
+        if not colon or not pattern:
+            raise QuantError(f"an override must be PATTERN:w=BITS,a=BITS (w or a may be left out), got '{text}'")
+        return cls(pattern, **values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantConfig:
+    """How a network is brought to integers."""
+
+    w_bits: int = 8
+    """Bits of the weights, sign included."""
+    a_bits: int = 8
+    """Bits of the activations."""
+    w_observer: Observer = Observer.MSE
+    """Chooses the weights' fraction bits."""
+    a_observer: Observer = Observer.MSE
+    """Chooses the activations' fraction bits."""
+    percentile: float = 99.99
+    """For `Observer.PERCENTILE`, in percent."""
+    per_channel: bool = True
+    """One number of fraction bits per output channel of the weights, else one per layer."""
+    equalise: float | None = 0.5
+    """Strength of channel equalisation behind dense convolutions in [0, 1]; depthwise ones get all of it; None: off."""
+    bias_correction: bool = True
+    """Move the mean rounding error of every channel into the bias."""
+    unsigned: bool = True
+    """Activations that cannot be negative (after relu, logistic, ...) use unsigned codes."""
+    overrides: tuple[Override, ...] = ()
+    """Per-layer word lengths; the last match wins."""
+    rounding: Rounding = Rounding.HALF_UP
+    """Rounding of weights, activations and of the datapath alike."""
+    overflow: Overflow = Overflow.SATURATE
+    """What happens to values outside their format."""
+    leaky: LeakySlope = field(default_factory=LeakySlope)
+    """Integer form of leaky's slope."""
+
+    def __post_init__(self) -> None:
+        for name, bits in (("w_bits", self.w_bits), ("a_bits", self.a_bits)):
+            _check_bits(name, bits)
+        for override in self.overrides:
+            for name, maybe in (("w", override.w_bits), ("a", override.a_bits)):
+                if maybe is not None:
+                    _check_bits(f"{override.pattern}:{name}", maybe)
+        if self.equalise is not None and not 0 <= self.equalise <= 1:
+            raise QuantError(f"equalise must be in [0, 1], got {self.equalise}")
+        if not 50 < self.percentile <= 100:
+            raise QuantError(f"percentile must be in (50, 100], got {self.percentile}")
+
+    def weight_bits(self, name: str) -> int:
+        """Return the weight bits of layer `name`."""
+        matches = [o.w_bits for o in self.overrides if o.w_bits and fnmatch.fnmatchcase(name, o.pattern)]
+        return matches[-1] if matches else self.w_bits
+
+    def activation_bits(self, name: str) -> int:
+        """Return the bits of the output of layer `name`."""
+        matches = [o.a_bits for o in self.overrides if o.a_bits and fnmatch.fnmatchcase(name, o.pattern)]
+        return matches[-1] if matches else self.a_bits
+
+    @property
+    def contract(self) -> NumericContract:
+        """The arithmetic of the integer graph: 32-bit accumulators, 48-bit ones if any word has more than 8 bits."""
+        widest = max(self.w_bits, self.a_bits, *[b or 0 for o in self.overrides for b in (o.w_bits, o.a_bits)], 0)
+        return NumericContract(self.rounding, self.overflow, 32 if widest <= 8 else 48)
+
+
+def _check_bits(name: str, bits: int) -> None:
+    if bits not in BITS:
+        raise QuantError(f"{name} must be one of {', '.join(map(str, BITS))}, got {bits}")

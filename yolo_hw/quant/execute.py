@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running the folded graph in torch, in float for calibration and in float64 with rounding for the simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from yolo_hw.intgraph.graph import INPUT
+from yolo_hw.nn.activations import activate
+from yolo_hw.nn.blocks import reorg
+from yolo_hw.nn.windows import pad_windows
+from yolo_hw.quant import folded as G
+from yolo_hw.quant.folded import FoldedGraph, FoldedNode
+
+
+class NodeResult(NamedTuple):
+    """What a node computed.
+
+    Attributes:
+        node: The node.
+        pre: [N, C, H, W] the accumulators: before averaging, activation and rounding.
+        out: [N, C, H, W] the node's output.
+    """
+
+    node: FoldedNode
+    pre: Tensor
+    out: Tensor
+
+
+class ConvParameters(NamedTuple):
+    """Weight [K, C / groups, R, S] and bias [K] as torch tensors."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+Finish = Callable[[FoldedNode, Tensor], Tensor]
+"""Turns a node's raw result into its output."""
+
+
+def float_parameters(graph: FoldedGraph, dtype: torch.dtype = torch.float32) -> dict[str, ConvParameters]:
+    """Return the folded weights as tensors."""
+    return {
+        node.name: ConvParameters(torch.from_numpy(node.weight).to(dtype), torch.from_numpy(node.bias).to(dtype))
+        for node in graph.nodes
+        if isinstance(node, G.FoldedConv)
+    }
+
+
+def float_finish(node: FoldedNode, pre: Tensor) -> Tensor:
+    """Apply the node's activation, no rounding."""
+    return activate(node.activation, pre / node.count if isinstance(node, G.FoldedAvgPool) else pre)
+
+
+def run_folded(
+    graph: FoldedGraph, x: Tensor, parameters: dict[str, ConvParameters], finish: Finish = float_finish
+) -> Iterator[NodeResult]:
+    """Run a folded graph node by node.
+
+    Args:
+        graph: The graph.
+        x: [N, C, H, W] pixels / 256, in the dtype of `parameters`.
+        parameters: Weights of every convolution.
+        finish: Applied to the raw result of every node that does not only move values.
+
+    Yields:
+        One result per node; maps nobody needs any more are dropped.
+    """
+    last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
+    maps: dict[str, Tensor] = {INPUT: x}
+    for i, node in enumerate(graph.nodes):
+        pre = raw_result(node, [maps[name] for name in node.inputs], parameters)
+        out = pre if node.moves else finish(node, pre)
+        maps[node.name] = out
+        yield NodeResult(node, pre, out)
+        for name in set(node.inputs):
+            if last_use[name] == i:
+                del maps[name]
+
+
+def raw_result(node: FoldedNode, inputs: list[Tensor], parameters: dict[str, ConvParameters]) -> Tensor:
+    """Return a node's accumulators [N, C, H, W], or the moved values of a moving node."""
+    x = inputs[0]
+    if isinstance(node, G.FoldedConv):
+        weight, bias = parameters[node.name]
+        padded = pad_windows(x, node.window, node.shape[1:], 0.0)
+        return F.conv2d(padded, weight, bias, node.window.stride, 0, node.window.dilation, node.groups)
+    if isinstance(node, G.FoldedMaxPool):
+        return F.max_pool2d(
+            pad_windows(x, node.window, node.shape[1:], -torch.inf), node.window.size, node.window.stride
+        )
+    if isinstance(node, G.FoldedAdd):
+        return x if len(inputs) == 1 else torch.stack(inputs).sum(0)
+    if isinstance(node, G.FoldedMul):
+        return x * inputs[1]
+    if isinstance(node, G.FoldedAvgPool):
+        return x.sum((2, 3), keepdim=True)
+    if isinstance(node, G.FoldedConcat):
+        return torch.cat(inputs, 1)
+    if isinstance(node, G.FoldedSlice):
+        return x[:, node.start : node.stop]
+    if isinstance(node, G.FoldedUpsample):
+        return x.repeat_interleave(node.stride, 2).repeat_interleave(node.stride, 3)
+    assert isinstance(node, G.FoldedReorg)
+    return reorg(x, node.stride, node.reverse, node.mode)
