@@ -34,14 +34,8 @@ Requantiser make_requantiser(const Ints& shift, const std::array<int64_t, 8>& pa
     throw std::invalid_argument("engine: unknown rounding or overflow mode");
   }
   Requantiser r;
-  r.params = {params[0],
-              params[1],
-              static_cast<int>(params[2]),
-              params[3],
-              params[4],
-              static_cast<int>(params[5]),
-              params[6],
-              params[7]};
+  r.params = {params[0], params[1], static_cast<int>(params[2]), params[3], params[4], static_cast<int>(params[5]),
+              params[6], params[7]};
   r.rounding = static_cast<yhw::Rounding>(rounding);
   r.overflow = static_cast<yhw::Overflow>(overflow);
   r.shift.assign(shift.data(), shift.data() + shift.size());
@@ -53,7 +47,8 @@ Requantiser make_requantiser(const Ints& shift, const std::array<int64_t, 8>& pa
 int add_conv(Engine& engine, int in, const Triple& out, const Ints& weight, const Ints& bias,
              const std::array<int, 8>& window, int groups, int acc_bits, const Requantiser& requant) {
   const yhw::ConvSpec spec{to_window(window), groups, weight.data(), bias.data(), acc_bits};
-  const int64_t expected = groups < 1 ? -1 : static_cast<int64_t>(out[0]) * (engine.shape(in).c / groups) * spec.window.taps();
+  const int64_t expected =
+      groups < 1 ? -1 : static_cast<int64_t>(out[0]) * (engine.shape(in).c / groups) * spec.window.taps();
   if (weight.size() != expected || bias.size() != out[0]) {
     throw std::invalid_argument("engine: weight or bias does not fit the convolution");
   }
@@ -94,10 +89,8 @@ PYBIND11_MODULE(_engine, m) {
       .def("add", &Engine::add)
       .def("mul", &Engine::mul)
       .def("avgpool", &Engine::avgpool)
-      .def("maxpool",
-           [](Engine& e, int in, const Triple& out, const std::array<int, 8>& window) {
-             return e.maxpool(in, to_shape(out), to_window(window));
-           })
+      .def("maxpool", [](Engine& e, int in, const Triple& out,
+                         const std::array<int, 8>& window) { return e.maxpool(in, to_shape(out), to_window(window)); })
       .def("concat", &Engine::concat)
       .def("slice", &Engine::slice)
       .def("upsample", &Engine::upsample)

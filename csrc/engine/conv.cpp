@@ -103,7 +103,8 @@ class GroupedOp final : public ConvOp {
   }
 
   void store(const Kernels& kernels, const char* acc, int y) const override {
-    const size_t group_bytes = static_cast<size_t>(packed_.blocks()) * kLanes * (wide_ ? sizeof(int64_t) : sizeof(int32_t));
+    const size_t group_bytes =
+        static_cast<size_t>(packed_.blocks()) * kLanes * (wide_ ? sizeof(int64_t) : sizeof(int32_t));
     for (int g = 0; g < packed_.groups; ++g) {
       kernels.requant_row(requant_[static_cast<size_t>(g)], acc + g * group_bytes, wide_, out_.w, acc_stride_,
                           packed_.out_per_group, out_.row(y) + g * packed_.out_per_group, out_.stride);
@@ -117,7 +118,8 @@ class GroupedOp final : public ConvOp {
       for (int k = 0; k < packed_.out_per_group; ++k) {
         const int64_t channel = static_cast<int64_t>(g) * packed_.out_per_group + k;
         const int32_t* row = weight + channel * packed_.in_per_group * taps;
-        Code* block = weights_.data() + (static_cast<int64_t>(g) * packed_.blocks() + k / kLanes) * packed_.block_size();
+        Code* block =
+            weights_.data() + (static_cast<int64_t>(g) * packed_.blocks() + k / kLanes) * packed_.block_size();
         for (int t = 0; t < taps; ++t) {
           for (int c = 0; c < packed_.in_per_group; ++c) {
             const int64_t pair = (static_cast<int64_t>(t) * packed_.pairs() + c / 2) * kLanes;
@@ -140,8 +142,8 @@ std::unique_ptr<Op> make_conv(const ConvSpec& spec, View in, View out, Requantis
   if (spec.groups == in.c && in.c == out.c) {
     return std::make_unique<DepthwiseOp>(spec, in, out, std::move(requant));
   }
-  const PackedConv packed{spec.window,  spec.groups, in.c / spec.groups, out.c / spec.groups, spec.acc_bits > 32,
-                          nullptr, nullptr};
+  const PackedConv packed{spec.window, spec.groups, in.c / spec.groups, out.c / spec.groups, spec.acc_bits > 32,
+                          nullptr,     nullptr};
   return std::make_unique<GroupedOp>(packed, spec, in, out, requant);
 }
 

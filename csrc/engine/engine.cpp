@@ -92,14 +92,16 @@ void Engine::check_requant(const Requantiser& requant, int channels) const {
   require(requant.shift.size() == static_cast<size_t>(channels), "one shift per channel is needed");
   const auto& p = requant.params;
   require(p.code_bits >= 2 && p.code_bits <= 16, "codes must have 2 to 16 bits");
-  require(requant.table.empty() || requant.table.size() == size_t{1} << p.code_bits, "a table must have 2^bits entries");
+  require(requant.table.empty() || requant.table.size() == size_t{1} << p.code_bits,
+          "a table must have 2^bits entries");
   require(p.code_hi - p.code_lo + 1 == int64_t{1} << p.code_bits, "code_lo and code_hi must span 2^bits codes");
 }
 
 int Engine::conv(int in, Shape out, const ConvSpec& spec, Requantiser requant) {
   const View source = at(in).view;
   const Window& w = spec.window;
-  require(spec.groups > 0 && source.c % spec.groups == 0 && out.c % spec.groups == 0, "groups must divide the channels");
+  require(spec.groups > 0 && source.c % spec.groups == 0 && out.c % spec.groups == 0,
+          "groups must divide the channels");
   require(w.size_y > 0 && w.size_x > 0 && w.stride_y > 0 && w.stride_x > 0 && w.dilation_y > 0 && w.dilation_x > 0 &&
               w.pad_y >= 0 && w.pad_x >= 0,
           "window sizes must be positive");
@@ -151,7 +153,8 @@ int Engine::maxpool(int in, Shape out, const Window& window) {
   require(window.size_y > window.pad_y && window.size_x > window.pad_x && window.pad_y >= 0 && window.pad_x >= 0 &&
               window.stride_y > 0 && window.stride_x > 0,
           "pool windows must touch the map");
-  require((out.h - 1) * window.stride_y - window.pad_y < source.h && (out.w - 1) * window.stride_x - window.pad_x < source.w,
+  require((out.h - 1) * window.stride_y - window.pad_y < source.h &&
+              (out.w - 1) * window.stride_x - window.pad_x < source.w,
           "pool windows must touch the map");
   const int result = new_tensor(out);
   push(make_maxpool(window, source, at(result).view));

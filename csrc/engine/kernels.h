@@ -40,8 +40,8 @@ struct PackedDepthwise {
 struct Kernels {
   const char* name;
 
-  // Accumulators of one output row: acc[x * acc_stride + group * blocks * kLanes + k]. `src` is the padded map at the row's
-  // first tap; `src_row` is the distance of its rows in codes. `acc` holds int64 if conv.wide, else int32.
+  // Accumulators of one output row: acc[x * acc_stride + group * blocks * kLanes + k]. `src` is the padded map at the
+  // row's first tap; `src_row` is the distance of its rows in codes. `acc` holds int64 if conv.wide, else int32.
   void (*conv_row)(const PackedConv& conv, const View& src, int64_t src_row, int out_w, int acc_stride, void* acc);
   // The same for a depthwise convolution, acc[x * acc_stride + c].
   void (*depthwise_row)(const PackedDepthwise& conv, const View& src, int64_t src_row, int out_w, int acc_stride,

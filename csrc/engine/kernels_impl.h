@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The kernels as templates over an instruction set `Isa`, which supplies the innermost convolution block. Included by one
-// source file per instruction set; everything is in an unnamed namespace so that no function compiled for one can be
-// linked into another. Included only by kernels_*.cpp.
+// The kernels as templates over an instruction set `Isa`, which supplies the innermost convolution block. Included by
+// one source file per instruction set; everything is in an unnamed namespace so that no function compiled for one can
+// be linked into another. Included only by kernels_*.cpp.
 #include <cstring>
 
 #include "kernels.h"
@@ -85,7 +85,8 @@ void depthwise_row_typed(const PackedDepthwise& conv, const View& src, int64_t s
 }
 
 template <class Isa>
-void depthwise_row(const PackedDepthwise& conv, const View& src, int64_t src_row, int out_w, int acc_stride, void* acc) {
+void depthwise_row(const PackedDepthwise& conv, const View& src, int64_t src_row, int out_w, int acc_stride,
+                   void* acc) {
   if (conv.wide) {
     depthwise_row_typed(conv, src, src_row, out_w, acc_stride, static_cast<int64_t*>(acc));
   } else {

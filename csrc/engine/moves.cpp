@@ -35,7 +35,8 @@ class UpsampleOp final : public Op {
       for (int y = begin; y < end; ++y) {
         for (int x = 0; x < out_.w; ++x) {
           const Code* from = in_.row(y / stride_) + static_cast<int64_t>(x / stride_) * in_.stride;
-          std::memcpy(out_.row(y) + static_cast<int64_t>(x) * out_.stride, from, sizeof(Code) * static_cast<size_t>(in_.c));
+          std::memcpy(out_.row(y) + static_cast<int64_t>(x) * out_.stride, from,
+                      sizeof(Code) * static_cast<size_t>(in_.c));
         }
       }
     });
@@ -55,7 +56,8 @@ class PermuteOp final : public Op {
     context.pool.parallel_for(out_size, [&](int, int begin, int end) {
       for (int p = begin; p < end; ++p) {
         for (int c = 0; c < out_.c; ++c) {
-          const int32_t source = sources_[static_cast<size_t>(c) * static_cast<size_t>(out_size) + static_cast<size_t>(p)];
+          const int32_t source =
+              sources_[static_cast<size_t>(c) * static_cast<size_t>(out_size) + static_cast<size_t>(p)];
           const int64_t pixel = source % in_size;
           out_.data[static_cast<int64_t>(p) * out_.stride + c] = in_.data[pixel * in_.stride + source / in_size];
         }

@@ -17,7 +17,8 @@ PaddedInput::PaddedInput(const Window& window, const View& in, const View& out)
       needed_(rows_ != in.h || columns_ != in.w) {}
 
 size_t PaddedInput::codes() const {
-  return needed_ ? static_cast<size_t>(rows_) * static_cast<size_t>(columns_) * static_cast<size_t>(stride_) + kLanes : 0;
+  return needed_ ? static_cast<size_t>(rows_) * static_cast<size_t>(columns_) * static_cast<size_t>(stride_) + kLanes
+                 : 0;
 }
 
 View PaddedInput::prepare(std::vector<Code>& buffer, ThreadPool& pool) const {

@@ -10,7 +10,8 @@
 
 namespace yhw {
 
-// The input of a convolution as its kernel reads it: the map itself where all windows lie inside, else a zero-padded copy.
+// The input of a convolution as its kernel reads it: the map itself where all windows lie inside, else a zero-padded
+// copy.
 class PaddedInput {
  public:
   PaddedInput(const Window& window, const View& in, const View& out);

@@ -10,8 +10,8 @@
 
 namespace yhw {
 
-// A fixed set of threads that share loops. Results do not depend on the number of threads: every iteration writes its own
-// part of the output.
+// A fixed set of threads that share loops. Results do not depend on the number of threads: every iteration writes its
+// own part of the output.
 class ThreadPool {
  public:
   // `threads` counts the calling thread; 0 means one per processor.

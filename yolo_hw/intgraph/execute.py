@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ def image_codes(image: npt.NDArray[np.uint8]) -> IntArray:
     return np.ascontiguousarray(image.transpose(2, 0, 1), np.int64)
 
 
-def execute(graph: IntGraph, codes: npt.NDArray[np.integer[npt.NBitBase]]) -> Iterator[tuple[str, Result]]:
+def execute(graph: IntGraph, codes: npt.NDArray[np.integer[Any]]) -> Iterator[tuple[str, Result]]:
     """Run a graph on one image, node by node.
 
     Args:
@@ -49,7 +50,7 @@ def execute(graph: IntGraph, codes: npt.NDArray[np.integer[npt.NBitBase]]) -> It
                 del maps[name]
 
 
-def run_outputs(graph: IntGraph, codes: npt.NDArray[np.integer[npt.NBitBase]]) -> list[IntArray]:
+def run_outputs(graph: IntGraph, codes: npt.NDArray[np.integer[Any]]) -> list[IntArray]:
     """Run a graph on one image and return the output codes [C, H, W] in the order of `graph.outputs`."""
     wanted = {output.tensor for output in graph.outputs}
     found = {name: result.codes for name, result in execute(graph, codes) if name in wanted}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from yolo_hw.darknet.layers import HeadSpec, Shape
 from yolo_hw.fixedpoint import FixedPoint
@@ -56,7 +57,11 @@ class IntGraph:
 
     def node(self, name: str) -> Node:
         """Return the node called `name`."""
-        return next(node for node in self.nodes if node.name == name)
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, Node]:
+        return {node.name: node for node in self.nodes}
 
     def inputs_of(self, node: Node) -> list[TensorInfo]:
         """Return shape and format of a node's inputs."""
