@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``yolo-hw info``: the layer table of a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from yolo_hw.cli.console import millions, note, print_json, print_table
+from yolo_hw.cli.options import FilePath
+from yolo_hw.darknet.layers import Layer
+from yolo_hw.darknet.network import Network, load_network
+from yolo_hw.darknet.weights import Header, read_weights
+
+
+@click.command(
+    "info",
+    epilog="Example: yolo-hw info --cfg yolov3-tiny.cfg --weights yolov3-tiny.weights",
+)
+@click.option("--cfg", type=FilePath, required=True, help="Darknet cfg.")
+@click.option("--weights", type=FilePath, help="Darknet weights, to check that they fit.")
+@click.option("--partial", is_flag=True, help="Accept weights that cover only the first layers.")
+@click.option("--lenient", is_flag=True, help="Skip unknown training keys of the cfg with a warning.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(cfg: Path, weights: Path | None, partial: bool, lenient: bool, as_json: bool) -> None:
+    """Show every layer: shapes, parameters, multiply-accumulates, FLOPs (2 per MAC), bytes."""
+    network = load_network(cfg, lenient=lenient)
+    for warning in network.warnings:
+        note(f"warning: {warning}")
+    header = read_weights(weights, network, partial=partial).header if weights else None
+    if as_json:
+        print_json(_document(network, header))
+    else:
+        _print(network, header)
+
+
+def _document(network: Network, header: Header | None) -> dict[str, Any]:
+    return {
+        "name": network.name,
+        "input": list(network.input),
+        "params": network.num_params,
+        "macs": network.macs,
+        "flops": 2 * network.macs,
+        "weights": None if header is None else {"version": [header.major, header.minor], "seen": header.seen},
+        "layers": [
+            {
+                "index": layer.index,
+                "name": layer.name,
+                "inputs": list(layer.inputs),
+                "shape": list(layer.shape),
+                "params": _params(layer),
+                "macs": layer.macs,
+                "flops": 2 * layer.macs,
+                "float_bytes": 4 * _params(layer),
+                "activation_bytes": 4 * layer.shape.numel,
+            }
+            for layer in network.layers
+        ],
+        "heads": [
+            {"name": h.name, "stride": list(network.stride(h)), "classes": h.spec.classes, "anchors": h.spec.anchors}
+            for h in network.heads
+        ],
+    }
+
+
+def _params(layer: Layer) -> int:
+    return sum(param.numel for param in layer.params)
+
+
+def _print(network: Network, header: Header | None) -> None:
+    rows = [
+        (
+            layer.name,
+            ",".join(map(str, layer.inputs)),
+            layer.shape,
+            f"{_params(layer):,}",
+            f"{layer.macs:,}",
+            f"{2 * layer.macs:,}",
+            f"{4 * _params(layer):,}",
+            f"{4 * layer.shape.numel:,}",
+        )
+        for layer in network.layers
+    ]
+    heads = "; ".join(
+        f"{head.name}: stride {network.stride(head)[0]:g}x{network.stride(head)[1]:g}, {head.spec.classes} classes"
+        for head in network.heads
+    )
+    footer = (
+        f"{network.num_params:,} floats ({4 * network.num_params:,} bytes), {millions(network.macs)} MACs, "
+        f"{millions(2 * network.macs)} FLOPs (2 per MAC)\n{heads}"
+    )
+    if header is not None:
+        footer += f"\nweights fit: version {header.major}.{header.minor}, {header.seen:,} images seen"
+    columns = ("layer", "<inputs", "<output CxHxW", "params", "MACs", "FLOPs", "param bytes", "output bytes")
+    print_table(f"{network.name}: input {network.input}", columns, rows, footer)

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that several verbs share, and what they turn into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from hls_export.verify import open_bundle
+from yolo_hw.cli.console import note, step_progress
+from yolo_hw.data.dataset import read_names
+from yolo_hw.data.preprocess import Resize
+from yolo_hw.errors import YoloHwError
+from yolo_hw.evaluate.detector import FloatRunner, HeadRunner
+from yolo_hw.evaluate.int_runner import IntRunner
+from yolo_hw.fixedpoint import Overflow, Rounding
+from yolo_hw.intgraph.check import check_graph
+from yolo_hw.intgraph.graph import IntGraph
+from yolo_hw.nn.darknet import DARKNET_BN_EPS, load_darknet
+from yolo_hw.pipeline import CompileConfig, CompileState, calibrate_model, load_images, load_model, lower_model
+from yolo_hw.quant.config import BITS, LeakySlope, Observer, Override, QuantConfig
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FilePath = click.Path(path_type=Path)
+
+
+def network_options(function: F) -> F:
+    """Add the options that name a network: --cfg, --weights, --bundle, --engine, --names."""
+    for option in reversed(
+        [
+            click.option("--cfg", type=FilePath, help="Darknet cfg."),
+            click.option("--weights", type=FilePath, help="Darknet weights."),
+            click.option("--bundle", type=FilePath, help="A bundle, instead of cfg and weights; runs in integers."),
+            click.option(
+                "--engine",
+                type=click.Choice(["float", "int"]),
+                help="float: the torch model; int: the integer engine. Default: int with --bundle, else float.",
+            ),
+            click.option("--calib", type=FilePath, help="Calibration images, for --engine int without a bundle."),
+            click.option("--names", type=FilePath, help="Class names, one per line."),
+            click.option("--bn-eps", type=float, default=DARKNET_BN_EPS, show_default=True, help="Batch-norm epsilon."),
+            click.option("--lenient", is_flag=True, help="Skip unknown training keys of the cfg with a warning."),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
+def quant_options(function: F) -> F:
+    """Add the options of post-training quantisation."""
+    observers = [observer.value for observer in Observer]
+    for option in reversed(
+        [
+            click.option("--bits", type=click.Choice([str(b) for b in BITS]), default="8", show_default=True,
+                         help="Bits of weights and activations."),
+            click.option("--w-bits", type=click.Choice([str(b) for b in BITS]), help="Bits of the weights alone."),
+            click.option("--a-bits", type=click.Choice([str(b) for b in BITS]), help="Bits of the activations alone."),
+            click.option("--observer", type=click.Choice(observers), default="mse", show_default=True,
+                         help="How activation formats are chosen."),
+            click.option("--w-observer", type=click.Choice(observers), default="mse", show_default=True,
+                         help="How weight formats are chosen."),
+            click.option("--percentile", type=float, default=99.99, show_default=True,
+                         help="Share of values that --observer percentile keeps."),
+            click.option("--per-tensor", is_flag=True, help="One weight format per layer instead of per channel."),
+            click.option("--no-equalise", is_flag=True, help="Leave channel ranges as they are."),
+            click.option("--no-bias-correction", is_flag=True, help="Leave biases as they are."),
+            click.option("--signed", is_flag=True, help="No unsigned activations."),
+            click.option("--rounding", type=click.Choice([r.value for r in Rounding]), default="half_up",
+                         show_default=True, help="Rounding of every shift."),
+            click.option("--overflow", type=click.Choice([o.value for o in Overflow]), default="saturate",
+                         show_default=True, help="What happens outside a format."),
+            click.option("--leaky", default="51/9", show_default=True, metavar="MUL/SHIFT",
+                         help="Leaky slope MUL / 2**SHIFT."),
+            click.option("--override", multiple=True, metavar="PATTERN:w=BITS,a=BITS",
+                         help="Bits of the layers that match a glob pattern; may be repeated."),
+        ]
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def quant_config(options: dict[str, Any]) -> QuantConfig:
+    """Build the quantisation options from the values of `quant_options`."""
+    mul, _, shift = options["leaky"].partition("/")
+    if not (mul.isdigit() and shift.isdigit()):
+        raise YoloHwError(f"--leaky must be MUL/SHIFT, for example 51/9, got '{options['leaky']}'")
+    return QuantConfig(
+        w_bits=int(options["w_bits"] or options["bits"]),
+        a_bits=int(options["a_bits"] or options["bits"]),
+        a_observer=Observer(options["observer"]),
+        w_observer=Observer(options["w_observer"]),
+        percentile=options["percentile"],
+        per_channel=not options["per_tensor"],
+        equalise=None if options["no_equalise"] else QuantConfig().equalise,
+        bias_correction=not options["no_bias_correction"],
+        unsigned=not options["signed"],
+        overrides=tuple(Override.parse(text) for text in options["override"]),
+        rounding=Rounding(options["rounding"]),
+        overflow=Overflow(options["overflow"]),
+        leaky=LeakySlope(int(mul), int(shift)),
+    )
+
+
+def make_runner(options: dict[str, Any]) -> HeadRunner:
+    """Build the float model or the integer engine from the values of `network_options` and `quant_options`.
+
+    Raises:
+        YoloHwError: The options name no network, or one that lacks what the engine needs.
+    """
+    cfg, weights, bundle = options["cfg"], options["weights"], options["bundle"]
+    engine = options["engine"] or ("int" if bundle else "float")
+    if bundle is not None:
+        if cfg or weights or engine == "float":
+            raise YoloHwError("--bundle holds the integer network: leave out --cfg, --weights and --engine float")
+        graph = open_bundle(bundle).plan.graph
+        check_graph(graph)
+        return IntRunner(graph)
+    if cfg is None or weights is None:
+        raise YoloHwError("name a network: --cfg and --weights, or --bundle")
+    if engine == "float":
+        model = load_darknet(cfg, weights, bn_eps=options["bn_eps"], lenient=options["lenient"])
+        for warning in model.network.warnings:
+            note(f"warning: {warning}")
+        return FloatRunner(model)
+    if options["calib"] is None:
+        raise YoloHwError("--engine int needs calibration images (--calib), or a --bundle")
+    return IntRunner(quantise_on_the_fly(options))
+
+
+def quantise_on_the_fly(options: dict[str, Any]) -> IntGraph:
+    """Calibrate and lower a network without exporting it."""
+    config = CompileConfig(
+        cfg=options["cfg"],
+        weights=options["weights"],
+        calib=options["calib"],
+        out=Path(""),
+        quant=quant_config(options),
+        resize=Resize(options["resize"]),
+        bn_eps=options["bn_eps"],
+        lenient=options["lenient"],
+    )
+    with step_progress() as progress:
+        state = CompileState(config, progress)
+        for step in (load_model, load_images, calibrate_model, lower_model):
+            progress.step(step.__name__.replace("_", " "))
+            step(state)
+    assert state.graph is not None
+    return state.graph
+
+
+def class_names(path: Path | None, count: int) -> tuple[str, ...]:
+    """Return the class names of a file, or numbers.
+
+    Raises:
+        YoloHwError: The file has another number of classes.
+    """
+    if path is None:
+        return tuple(str(i) for i in range(count))
+    names = read_names(path)
+    if len(names) != count:
+        raise YoloHwError(f"{path}: the network has {count} classes, the file {len(names)} names")
+    return names

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The generated scenes as a data set: on the fly for training, or written to disk."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from yolo_hw.atomic import atomic_folder
+from yolo_hw.data.augment import LabelledImage
+from yolo_hw.data.synthetic import PART_NAMES, Scene, generate_scene
+from yolo_hw.data.synthetic_layout import SceneConfig
+from yolo_hw.errors import DataError
+
+JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True)
+class SyntheticDataset:
+    """Scenes ``0 .. count - 1`` of a seed, generated when asked for; a map-style torch data set.
+
+    Every process and every order of access gets the same images.
+    """
+
+    seed: int
+    count: int
+    config: SceneConfig = field(default_factory=SceneConfig)
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        if self.count < 1 or self.seed < 0:
+            raise DataError(
+                f"SyntheticDataset: count must be at least 1 and seed at least 0, got {self.count} and {self.seed}"
+            )
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        """Generate scene `index`."""
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        scene = generate_scene(self.seed, index, self.config)
+        return LabelledImage(scene.image, scene.boxes, scene.labels)
+
+
+def write_dataset(folder: str | Path, count: int, seed: int, config: SceneConfig | None = None) -> None:
+    """Write generated scenes so that `yolo_hw.data.open_dataset` reads them.
+
+    The folder gets ``images/*.jpg``, YOLO text labels in ``labels/*.txt``, the same as COCO in ``instances.json`` and
+    the class names in ``parts.names``.
+
+    Args:
+        folder: Where to; appears complete or not at all, and takes the place of an existing one.
+        count: Number of images.
+        seed: Of `generate_scene`.
+        config: Of `generate_scene`.
+
+    Raises:
+        DataError: `count` or `seed` out of range.
+    """
+    data = SyntheticDataset(seed, count, config or SceneConfig())
+    document: dict[str, Any] = {
+        "info": {"description": f"generated machine parts, seed {seed}"},
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(PART_NAMES, start=1)],
+    }
+    with atomic_folder(folder) as target:
+        (target / "images").mkdir()
+        (target / "labels").mkdir()
+        for index in range(data.count):
+            scene = generate_scene(seed, index, data.config)
+            _write_scene(target, f"{index:06d}", scene)
+            _append_coco(document, f"{index:06d}.jpg", scene)
+        (target / "parts.names").write_text("".join(f"{name}\n" for name in PART_NAMES), "utf-8")
+        (target / "instances.json").write_text(json.dumps(document), "utf-8")
+
+
+def _write_scene(folder: Path, stem: str, scene: Scene) -> None:
+    height, width = scene.image.shape[:2]
+    path = folder / "images" / f"{stem}.jpg"
+    if not cv2.imwrite(str(path), scene.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]):
+        raise DataError(f"{path}: cannot write the image")
+    lines = [
+        f"{label} {(x1 + x2) / 2 / width:.6f} {(y1 + y2) / 2 / height:.6f} "
+        f"{(x2 - x1) / width:.6f} {(y2 - y1) / height:.6f}\n"
+        for label, (x1, y1, x2, y2) in zip(scene.labels, scene.boxes, strict=True)
+    ]
+    (folder / "labels" / f"{stem}.txt").write_text("".join(lines), "utf-8")
+
+
+def _append_coco(document: dict[str, Any], name: str, scene: Scene) -> None:
+    height, width = scene.image.shape[:2]
+    image_id = len(document["images"]) + 1
+    document["images"].append({"id": image_id, "file_name": name, "height": height, "width": width})
+    for label, (x1, y1, x2, y2), area in zip(scene.labels, scene.boxes, scene.areas, strict=True):
+        document["annotations"].append(
+            {
+                "id": len(document["annotations"]) + 1,
+                "image_id": image_id,
+                "category_id": int(label) + 1,
+                "bbox": [float(x1), float(y1), float(x2 - x1), float(y2 - y1)],
+                "area": float(area),
+                "iscrowd": 0,
+            }
+        )

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flow of ``yolo-hw compile``: a list of steps, each a function of the state before it.
+
+`COMPILE_STEPS` is the order; `compile_network` runs it. This module alone knows all stages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from hls_export.bundle import ExportOptions, GoldenOptions, export_bundle
+from hls_export.bundle.golden import ADVERSARIAL, adversarial_input
+from hls_export.bundle.write import check_replaceable
+from hls_export.config import AcceleratorConfig
+from hls_export.plan import AcceleratorPlan
+from hls_export.verify import VerifyReport, first_difference, verify_bundle
+from yolo_hw.data.image import find_images, read_image
+from yolo_hw.data.preprocess import Resize, fit_image
+from yolo_hw.errors import DataError, QuantError
+from yolo_hw.fixedpoint import IntArray
+from yolo_hw.intgraph.execute import execute, image_codes
+from yolo_hw.intgraph.graph import IntGraph
+from yolo_hw.nn.darknet import DARKNET_BN_EPS, Darknet, load_darknet
+from yolo_hw.quant.calibrate import Calibrated, calibrate
+from yolo_hw.quant.config import QuantConfig
+from yolo_hw.quant.fold import fold_model
+from yolo_hw.quant.lower import lower_graph
+from yolo_hw.quant.simulate import Simulation
+
+CALIBRATION_BATCH = 8
+
+
+class Progress:
+    """What the steps report to; the base class is silent."""
+
+    def step(self, name: str) -> None:
+        """A step begins."""
+
+    def advance(self, what: str, done: int, total: int) -> None:
+        """`done` of `total` units of `what` are finished."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompileConfig:
+    """Everything ``compile`` needs."""
+
+    cfg: Path
+    """Darknet cfg."""
+    weights: Path | None
+    """Darknet weights; None takes random ones, for trying a cfg."""
+    calib: Path
+    """Calibration images: a folder, an image or a list."""
+    out: Path
+    """The bundle's folder."""
+    quant: QuantConfig = field(default_factory=QuantConfig)
+    """Word lengths, observers, rounding."""
+    accelerator: AcceleratorConfig = field(default_factory=AcceleratorConfig)
+    """The hardware."""
+    resize: Resize = Resize.STRETCH
+    """How images are brought to the network's size."""
+    bn_eps: float = DARKNET_BN_EPS
+    """Added to batch-norm variances."""
+    max_calib: int = 48
+    """Calibration images used at most."""
+    golden_images: int = 1
+    """Calibration images that become golden vectors, besides the adversarial ones."""
+    golden: GoldenOptions = field(default_factory=GoldenOptions)
+    """Size limit of the golden files."""
+    skip: tuple[str, ...] = ()
+    """Checks to leave out of the verification."""
+    lenient: bool = False
+    """Skip unknown training keys of the cfg."""
+
+
+@dataclass
+class CompileState:
+    """What the steps have made so far."""
+
+    config: CompileConfig
+    progress: Progress
+    model: Darknet | None = None
+    images: list[npt.NDArray[np.uint8]] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    calibrated: Calibrated | None = None
+    graph: IntGraph | None = None
+    simulated_codes: int = 0
+    plan: AcceleratorPlan | None = None
+    report: VerifyReport | None = None
+
+
+def load_model(state: CompileState) -> None:
+    """Read cfg and weights; refuse an output folder that holds other things before any work is done."""
+    config = state.config
+    check_replaceable(config.out)
+    state.model = load_darknet(config.cfg, config.weights, bn_eps=config.bn_eps, lenient=config.lenient)
+
+
+def load_images(state: CompileState) -> None:
+    """Read the calibration images; unreadable ones are named and left out."""
+    assert state.model is not None
+    paths = find_images(state.config.calib)
+    for path in paths:
+        if len(state.images) == state.config.max_calib:
+            break
+        try:
+            image, _ = fit_image(read_image(path), state.model.network.input, state.config.resize)
+        except DataError as error:
+            state.skipped.append(str(error))
+            continue
+        state.images.append(image)
+        state.names.append(path.stem)
+        state.progress.advance("images", len(state.images), min(len(paths), state.config.max_calib))
+    if not state.images:
+        raise DataError(f"{state.config.calib}: none of the {len(paths)} calibration images can be read")
+
+
+def calibrate_model(state: CompileState) -> None:
+    """Fold batch norms, choose formats, round weights."""
+    assert state.model is not None
+    batches = [
+        np.stack(state.images[i : i + CALIBRATION_BATCH]) for i in range(0, len(state.images), CALIBRATION_BATCH)
+    ]
+    state.calibrated = calibrate(fold_model(state.model), batches, state.config.quant, state.progress.advance)
+
+
+def lower_model(state: CompileState) -> None:
+    """Build and check the integer graph."""
+    assert state.calibrated is not None
+    state.graph = lower_graph(state.calibrated.graph, state.calibrated.plan)
+
+
+def check_simulation(state: CompileState) -> None:
+    """First rung of the ladder: the float64 simulation equals the numpy reference, code by code.
+
+    Raises:
+        QuantError: They differ; names the first code.
+    """
+    assert state.calibrated is not None
+    assert state.graph is not None
+    simulation = Simulation(state.calibrated.graph, state.calibrated.plan)
+    inputs = list(golden_images(state).items())
+    inputs += [(name, adversarial_input(name, state.graph.input_shape)) for name in ADVERSARIAL]
+    for i, (name, codes) in enumerate(inputs):
+        pairs = zip(execute(state.graph, codes), simulation.codes(codes), strict=True)
+        for (layer, expected), (_, found) in pairs:
+            difference = first_difference(layer, expected.codes, found, expected.acc)
+            if difference is not None:
+                raise QuantError(f"simulation: image {name}: {difference}")
+            state.simulated_codes += expected.codes.size
+        state.progress.advance("images", i + 1, len(inputs))
+
+
+def write_bundle(state: CompileState) -> None:
+    """Export everything."""
+    assert state.graph is not None
+    config = state.config
+    source = {"cfg": _digest(config.cfg)} | ({"weights": _digest(config.weights)} if config.weights else {})
+    options = ExportOptions(golden_images(state), source, config.golden)
+    state.plan = export_bundle(
+        state.graph,
+        config.accelerator,
+        config.out,
+        options,
+        lambda done, total: state.progress.advance("golden vectors", done, total),
+    )
+
+
+def verify(state: CompileState) -> None:
+    """Read the bundle back and run every check."""
+    state.report = verify_bundle(
+        state.config.out, skip=state.config.skip, progress=lambda name: state.progress.step(f"verify: {name}")
+    )
+
+
+COMPILE_STEPS: tuple[Callable[[CompileState], None], ...] = (
+    load_model,
+    load_images,
+    calibrate_model,
+    lower_model,
+    check_simulation,
+    write_bundle,
+    verify,
+)
+"""The flow, in order."""
+
+
+def compile_network(config: CompileConfig, progress: Progress | None = None) -> CompileState:
+    """Bring a trained network into a verified bundle.
+
+    Args:
+        config: Inputs, outputs, options.
+        progress: Receives steps and counts.
+
+    Returns:
+        The final state; `report` says whether the bundle passed.
+
+    Raises:
+        YoloHwError: Any bad input; nothing is left behind.
+    """
+    state = CompileState(config, progress or Progress())
+    for step in COMPILE_STEPS:
+        state.progress.step(step.__name__.replace("_", " "))
+        step(state)
+    return state
+
+
+def golden_images(state: CompileState) -> dict[str, IntArray]:
+    """Return the first images as codes [C, H, W] under names that are valid file names."""
+    chosen = state.images[: state.config.golden_images]
+    return {f"image{i}": image_codes(image) for i, image in enumerate(chosen)}
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
