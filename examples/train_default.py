@@ -19,11 +19,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from yolo_hw.assets import HELD_OUT_SEED, PARTS_CFG, PARTS_WEIGHTS, TRAINING_SEED
 from yolo_hw.darknet import write_weights
 from yolo_hw.darknet.weights import Header
 from yolo_hw.data import DetectionDataset, open_dataset
 from yolo_hw.data.augment import AugmentConfig
-from yolo_hw.data.synthetic_dataset import SyntheticDataset, write_dataset
+from yolo_hw.data.synthetic import SyntheticDataset, write_dataset
 from yolo_hw.evaluate import DetectionMetrics, FloatRunner
 from yolo_hw.nn import Darknet, load_darknet
 from yolo_hw.train import (
@@ -42,10 +43,6 @@ from yolo_hw.train import (
     measure,
     preload,
 )
-
-ASSETS = Path(__file__).resolve().parent.parent / "yolo_hw" / "assets"
-HELD_OUT_SEED = 1_000_003
-"""Of the images that the figures are measured on; training seeds must differ from it."""
 
 
 def main() -> None:
@@ -79,17 +76,17 @@ def main() -> None:
 def parse_options() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--cfg", type=Path, default=ASSETS / "parts.cfg", help="network to train")
-    parser.add_argument("--out", type=Path, default=ASSETS / "parts.weights", help="weights file to write")
+    parser.add_argument("--cfg", type=Path, default=PARTS_CFG, help="network to train")
+    parser.add_argument("--out", type=Path, default=PARTS_WEIGHTS, help="weights file to write")
     parser.add_argument("--checkpoint", type=Path, default=Path("parts.checkpoint"), help="where the run saves itself")
     parser.add_argument("--restart", action="store_true", help="ignore an existing checkpoint")
-    parser.add_argument("--images", type=int, default=16000, help="generated training images, kept in memory")
+    parser.add_argument("--images", type=int, default=8000, help="generated training images, kept in memory")
     parser.add_argument("--held-out", type=int, default=200, help="generated images to measure on")
-    parser.add_argument("--epochs", type=int, default=40, help="passes over the images")
+    parser.add_argument("--epochs", type=int, default=32, help="passes over the images")
     parser.add_argument("--batch", type=int, default=32, help="images per step")
     parser.add_argument("--learning-rate", type=float, default=3e-3, help="highest learning rate")
-    parser.add_argument("--evaluate-every", type=int, default=5, help="epochs between measurements")
-    parser.add_argument("--seed", type=int, default=1, help="of images, weights, order and augmentation")
+    parser.add_argument("--evaluate-every", type=int, default=4, help="epochs between measurements")
+    parser.add_argument("--seed", type=int, default=TRAINING_SEED, help="of images, weights, order and augmentation")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="processor threads for training")
     parser.add_argument("--workers", type=int, default=2, help="processes that generate images")
     return parser.parse_args()

@@ -1,4 +1,67 @@
 # SPDX-License-Identifier: Apache-2.0
-"""yolo_hw: from a trained YOLO to a verified integer accelerator bundle for an FPGA."""
+"""yolo_hw: from a trained YOLO to a verified integer accelerator bundle for an FPGA.
+
+The names below are resolved on first use, so that the torch-free parts (`yolo_hw.darknet`, `yolo_hw.intgraph`,
+`hls_export`) do not load torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from yolo_hw.errors import YoloHwError as YoloHwError
+    from yolo_hw.evaluate import FloatRunner as FloatRunner
+    from yolo_hw.evaluate import IntRunner as IntRunner
+    from yolo_hw.evaluate import detect_files as detect_files
+    from yolo_hw.evaluate import detect_images as detect_images
+    from yolo_hw.fixedpoint import FixedPoint as FixedPoint
+    from yolo_hw.fixedpoint import Overflow as Overflow
+    from yolo_hw.fixedpoint import Rounding as Rounding
+    from yolo_hw.intgraph import IntGraph as IntGraph
+    from yolo_hw.intgraph import load_graph as load_graph
+    from yolo_hw.intgraph import save_graph as save_graph
+    from yolo_hw.intgraph.engine import Engine as Engine
+    from yolo_hw.nn import Darknet as Darknet
+    from yolo_hw.nn import load_darknet as load_darknet
+    from yolo_hw.nn import non_maximum_suppression as non_maximum_suppression
+    from yolo_hw.pipeline import CompileConfig as CompileConfig
+    from yolo_hw.pipeline import compile_network as compile_network
+    from yolo_hw.quant import Observer as Observer
+    from yolo_hw.quant import Override as Override
+    from yolo_hw.quant import QuantConfig as QuantConfig
+    from yolo_hw.quant import quantise_model as quantise_model
+    from yolo_hw.train import TrainConfig as TrainConfig
+    from yolo_hw.train import YoloLoss as YoloLoss
+    from yolo_hw.train import fit as fit
+
+_MODULES = {
+    "yolo_hw.errors": ("YoloHwError",),
+    "yolo_hw.evaluate": ("FloatRunner", "IntRunner", "detect_files", "detect_images"),
+    "yolo_hw.fixedpoint": ("FixedPoint", "Overflow", "Rounding"),
+    "yolo_hw.intgraph": ("IntGraph", "load_graph", "save_graph"),
+    "yolo_hw.intgraph.engine": ("Engine",),
+    "yolo_hw.nn": ("Darknet", "load_darknet", "non_maximum_suppression"),
+    "yolo_hw.pipeline": ("CompileConfig", "compile_network"),
+    "yolo_hw.quant": ("Observer", "Override", "QuantConfig", "quantise_model"),
+    "yolo_hw.train": ("TrainConfig", "YoloLoss", "fit"),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = ["__version__", *_HOME]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    """Import a public name's module on first use."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'yolo_hw' has no attribute '{name}'")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

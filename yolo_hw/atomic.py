@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from yolo_hw.errors import OutputError
+
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
@@ -29,9 +31,18 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success it takes the place of `path`."""
+def atomic_folder(path: str | Path, *, marker: str) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; on success it takes the place of `path`.
+
+    Args:
+        path: The folder to write.
+        marker: A file that every such folder holds (see `check_replaceable`).
+
+    Raises:
+        OutputError: `path` holds something else.
+    """
     path = Path(path)
+    check_replaceable(path, marker)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
@@ -47,6 +58,24 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def check_replaceable(path: Path, marker: str) -> None:
+    """Check that writing a folder to `path` destroys nothing but an older folder of its kind.
+
+    Args:
+        path: Missing, an empty folder, or a folder that holds `marker`.
+        marker: File name that tells the kind.
+
+    Raises:
+        OutputError: `path` is something else.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise OutputError(f"{path}: the output must be a folder")
+    if path.is_dir() and any(path.iterdir()) and not (path / marker).is_file():
+        raise OutputError(
+            f"{path}: the folder is not empty and holds no {marker} of an earlier run; choose another one"
+        )
 
 
 def _umask() -> int:

@@ -40,6 +40,10 @@ class ExportError(YoloHwError):
     """A graph that the accelerator cannot run, or an export option outside its range."""
 
 
+class OutputError(YoloHwError):
+    """An output path that cannot be written without destroying something else."""
+
+
 class BundleError(YoloHwError):
     """A bundle on disk that is damaged, incomplete or of an unknown version."""
 

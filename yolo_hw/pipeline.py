@@ -16,10 +16,11 @@ import numpy.typing as npt
 
 from hls_export.bundle import ExportOptions, GoldenOptions, export_bundle
 from hls_export.bundle.golden import ADVERSARIAL, adversarial_input
-from hls_export.bundle.write import check_replaceable
+from hls_export.bundle.manifest import MANIFEST
 from hls_export.config import AcceleratorConfig
 from hls_export.plan import AcceleratorPlan
 from hls_export.verify import VerifyReport, first_difference, verify_bundle
+from yolo_hw.atomic import check_replaceable
 from yolo_hw.data.image import find_images, read_image
 from yolo_hw.data.preprocess import Resize, fit_image
 from yolo_hw.errors import DataError, QuantError
@@ -98,7 +99,7 @@ class CompileState:
 def load_model(state: CompileState) -> None:
     """Read cfg and weights; refuse an output folder that holds other things before any work is done."""
     config = state.config
-    check_replaceable(config.out)
+    check_replaceable(config.out, MANIFEST)
     state.model = load_darknet(config.cfg, config.weights, bn_eps=config.bn_eps, lenient=config.lenient)
 
 

@@ -17,7 +17,7 @@ from hls_export.bundle.text_memory import text_memories
 from hls_export.config import AcceleratorConfig
 from hls_export.pack.params import pack_params
 from hls_export.plan import AcceleratorPlan, make_plan
-from yolo_hw.atomic import atomic_folder
+from yolo_hw.atomic import atomic_folder, check_replaceable
 from yolo_hw.errors import ExportError
 from yolo_hw.fixedpoint import IntArray
 from yolo_hw.intgraph.arrays import write_arrays
@@ -27,6 +27,8 @@ from yolo_hw.intgraph.io import json_bytes
 
 ENGINE = Path(__file__).resolve().parents[1] / "engine"
 """The accelerator's hand-written sources."""
+CORE_HEADERS = ("config.h", "requant.h", "rounding.h")
+"""The arithmetic that the accelerator shares with the engine."""
 
 
 @dataclass(frozen=True)
@@ -65,15 +67,16 @@ def export_bundle(
 
     Raises:
         GraphError: The graph violates an invariant.
-        ExportError: The accelerator cannot run it, or `folder` holds something that is no bundle.
+        ExportError: The accelerator cannot run it.
+        OutputError: `folder` holds something that is no bundle.
     """
     folder = Path(folder)
-    check_replaceable(folder)
+    check_replaceable(folder, MANIFEST)
     check_graph(graph)
     plan = make_plan(graph, config)
     params, blocks = pack_params(plan)
     descriptors = pack_descriptors(plan, blocks)
-    with atomic_folder(folder) as out:
+    with atomic_folder(folder, marker=MANIFEST) as out:
         golden = write_golden(graph, golden_inputs(graph, options.images), out / "golden", options.golden, progress)
         network, arrays = encode_network(plan, blocks, options.source, golden)
         _write(out / NETWORK, json_bytes(network))
@@ -88,25 +91,17 @@ def export_bundle(
     return plan
 
 
-def check_replaceable(folder: Path) -> None:
-    """Check that writing a bundle to `folder` destroys nothing but an older bundle.
+def core_headers() -> list[Path]:
+    """Return the headers of ``csrc/core`` that the accelerator includes, from the source tree or the installation.
 
     Raises:
-        ExportError: The folder holds other things.
+        ExportError: They are in neither.
     """
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise ExportError(f"{folder}: the output must be a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
-        raise ExportError(f"{folder}: the folder is not empty and holds no bundle; choose another --out")
-
-
-def core_headers() -> list[Path]:
-    """Return the headers of ``csrc/core``, from the source tree or from the installed package."""
     for folder in (ENGINE.parents[1] / "csrc" / "core", ENGINE.parent / "core"):
-        found = sorted(folder.glob("*.h"))
-        if found:
+        found = [folder / name for name in CORE_HEADERS]
+        if all(path.is_file() for path in found):
             return found
-    raise ExportError("the headers of csrc/core are missing from the installation; reinstall yolo_hw")
+    raise ExportError("the headers of csrc/core are missing from the installation; install yolo_hw again")
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -12,8 +12,8 @@ import torch
 from yolo_hw.darknet.layers import Shape
 from yolo_hw.data import Resize, open_dataset
 from yolo_hw.data.augment import NO_AUGMENTATION, AugmentConfig, LabelledImage
-from yolo_hw.data.synthetic_dataset import SyntheticDataset, write_dataset
-from yolo_hw.data.synthetic_layout import SceneConfig
+from yolo_hw.data.synthetic.dataset import SyntheticDataset, write_dataset
+from yolo_hw.data.synthetic.layout import SceneConfig
 from yolo_hw.train import DatasetImages, Evaluate, FittedImages, TrainConfig, TrainError, YoloLoss, fit, preload
 from yolo_hw.train.batches import steps_per_epoch, train_batches
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, NoReturn
 
 from yolo_hw.atomic import atomic_folder
 from yolo_hw.errors import GraphError
@@ -19,9 +20,9 @@ MAX_JSON_BYTES = 64 << 20
 
 
 def save_graph(graph: IntGraph, folder: str | Path) -> None:
-    """Write a graph; equal graphs give equal bytes. An existing folder is replaced."""
+    """Write a graph; equal graphs give equal bytes. An older graph in the folder is replaced."""
     document, arrays = encode_graph(graph)
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder, marker=GRAPH_FILE) as temporary:
         (temporary / GRAPH_FILE).write_bytes(json_bytes(document))
         write_arrays(temporary / ARRAYS_FILE, arrays)
 
@@ -53,7 +54,7 @@ def read_json(path: Path) -> Json:
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
             raise GraphError(f"{path}: a JSON file has at most {MAX_JSON_BYTES} bytes, got {size}")
-        document = json.loads(path.read_bytes())
+        document = json.loads(path.read_bytes(), object_pairs_hook=_unique_keys, parse_constant=_no_constant)
     except OSError as error:
         raise GraphError(f"{path}: cannot read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
@@ -61,3 +62,15 @@ def read_json(path: Path) -> Json:
     if not isinstance(document, dict):
         raise GraphError(f"{path}: must hold a JSON object")
     return document
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> Json:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key '{next(key for key in keys if keys.count(key) > 1)[:80]}' occurs twice in an object")
+    return document
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")

@@ -12,8 +12,8 @@ import cv2
 
 from yolo_hw.atomic import atomic_folder
 from yolo_hw.data.augment import LabelledImage
-from yolo_hw.data.synthetic import PART_NAMES, Scene, generate_scene
-from yolo_hw.data.synthetic_layout import SceneConfig
+from yolo_hw.data.synthetic.layout import SceneConfig
+from yolo_hw.data.synthetic.scene import PART_NAMES, Scene, generate_scene
 from yolo_hw.errors import DataError
 
 JPEG_QUALITY = 95
@@ -55,13 +55,14 @@ def write_dataset(folder: str | Path, count: int, seed: int, config: SceneConfig
     the class names in ``parts.names``.
 
     Args:
-        folder: Where to; appears complete or not at all, and takes the place of an existing one.
+        folder: Where to; appears complete or not at all, and takes the place of an older one.
         count: Number of images.
         seed: Of `generate_scene`.
         config: Of `generate_scene`.
 
     Raises:
         DataError: `count` or `seed` out of range.
+        OutputError: `folder` holds other things.
     """
     data = SyntheticDataset(seed, count, config or SceneConfig())
     document: dict[str, Any] = {
@@ -70,7 +71,7 @@ def write_dataset(folder: str | Path, count: int, seed: int, config: SceneConfig
         "annotations": [],
         "categories": [{"id": i, "name": name} for i, name in enumerate(PART_NAMES, start=1)],
     }
-    with atomic_folder(folder) as target:
+    with atomic_folder(folder, marker="instances.json") as target:
         (target / "images").mkdir()
         (target / "labels").mkdir()
         for index in range(data.count):

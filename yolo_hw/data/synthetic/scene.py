@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from yolo_hw.data.image import ImageArray
-from yolo_hw.data.synthetic_camera import photograph
-from yolo_hw.data.synthetic_grounds import draw_ground
-from yolo_hw.data.synthetic_layout import Placed, SceneConfig, draw_layout, shrink, warp
-from yolo_hw.data.synthetic_light import Light, draw_light, draw_material, draw_seal, shade
-from yolo_hw.data.synthetic_solids import PARTS, Floats
+from yolo_hw.data.synthetic.camera import photograph
+from yolo_hw.data.synthetic.grounds import draw_ground
+from yolo_hw.data.synthetic.layout import Placed, SceneConfig, draw_layout, shrink, warp
+from yolo_hw.data.synthetic.light import Light, draw_light, draw_material, draw_seal, shade
+from yolo_hw.data.synthetic.solids import PARTS, Floats
 
 PART_NAMES = tuple(PARTS)
 """Class names, in label order."""

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from yolo_hw.data.synthetic_marks import add_marks
-from yolo_hw.data.synthetic_noise import Noise, noise
-from yolo_hw.data.synthetic_paint import (
+from yolo_hw.data.synthetic.marks import add_marks
+from yolo_hw.data.synthetic.noise import Noise, noise
+from yolo_hw.data.synthetic.paint import (
     draw_line,
     grain,
     pick,
@@ -21,7 +21,7 @@ from yolo_hw.data.synthetic_paint import (
     vary,
     wander,
 )
-from yolo_hw.data.synthetic_solids import Floats
+from yolo_hw.data.synthetic.solids import Floats
 
 Ground = Callable[[np.random.Generator, tuple[int, int]], Floats]
 """Random generator and (height, width) to [height, width, 3] RGB in about [0, 1]."""

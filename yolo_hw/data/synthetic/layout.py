@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from yolo_hw.data.synthetic_solids import PARTS, Floats
-from yolo_hw.data.synthetic_sprites import VARIANTS, Sprite, sprite
+from yolo_hw.data.synthetic.solids import PARTS, Floats
+from yolo_hw.data.synthetic.sprites import VARIANTS, Sprite, sprite
 from yolo_hw.errors import DataError
 
 CLUTTER = -1

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from yolo_hw.data.synthetic_noise import Noise, noise
-from yolo_hw.data.synthetic_solids import Floats
+from yolo_hw.data.synthetic.noise import Noise, noise
+from yolo_hw.data.synthetic.solids import Floats
 
 MAP_PX = 64
 """Side of the tables from normal (x, y) to reflected light."""

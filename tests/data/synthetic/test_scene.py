@@ -8,9 +8,9 @@ import pytest
 from torch.utils.data import DataLoader
 
 from yolo_hw.data import open_dataset, read_image, read_names, read_yolo
-from yolo_hw.data.synthetic import PART_NAMES, generate_scene
-from yolo_hw.data.synthetic_dataset import SyntheticDataset, write_dataset
-from yolo_hw.data.synthetic_layout import SceneConfig
+from yolo_hw.data.synthetic.dataset import SyntheticDataset, write_dataset
+from yolo_hw.data.synthetic.layout import SceneConfig
+from yolo_hw.data.synthetic.scene import PART_NAMES, generate_scene
 from yolo_hw.errors import DataError
 
 SMALL = SceneConfig(min_side_px=96, max_side_px=128, max_objects=5, min_part_px=12.0)

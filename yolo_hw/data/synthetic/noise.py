@@ -9,7 +9,7 @@ from functools import cache
 import cv2
 import numpy as np
 
-from yolo_hw.data.synthetic_solids import Floats
+from yolo_hw.data.synthetic.solids import Floats
 
 TILE_PX = 1024
 _TILE_SEED = 7_919

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 
 from yolo_hw.data.image import ImageArray
-from yolo_hw.data.synthetic_noise import Noise, noise
-from yolo_hw.data.synthetic_solids import Floats
+from yolo_hw.data.synthetic.noise import Noise, noise
+from yolo_hw.data.synthetic.solids import Floats
 
 KNEE = 0.7
 """Brightness from which the sensor's response bends toward saturation."""

@@ -9,8 +9,8 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
-from yolo_hw.data.synthetic_noise import Noise, noise
-from yolo_hw.data.synthetic_solids import Floats
+from yolo_hw.data.synthetic.noise import Noise, noise
+from yolo_hw.data.synthetic.solids import Floats
 
 T = TypeVar("T")
 Colour = tuple[float, ...]

@@ -6,8 +6,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from yolo_hw.data.synthetic_solids import PARTS, Rest, Solid, clutter
-from yolo_hw.data.synthetic_sprites import SPRITE_PX, sprite, trace_sprite
+from yolo_hw.data.synthetic.solids import PARTS, Rest, Solid, clutter
+from yolo_hw.data.synthetic.sprites import SPRITE_PX, sprite, trace_sprite
 
 
 def ball(radius):

@@ -6,9 +6,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from yolo_hw.data.synthetic_noise import Noise, noise
-from yolo_hw.data.synthetic_paint import draw_line, pick, rotated, wander
-from yolo_hw.data.synthetic_solids import Floats
+from yolo_hw.data.synthetic.noise import Noise, noise
+from yolo_hw.data.synthetic.paint import draw_line, pick, rotated, wander
+from yolo_hw.data.synthetic.solids import Floats
 
 STAINS = ((0.25, 0.21, 0.16), (0.45, 0.33, 0.22), (0.55, 0.55, 0.55), (0.35, 0.30, 0.28))
 CABLES = ((0.10, 0.10, 0.10), (0.65, 0.12, 0.10), (0.12, 0.20, 0.50), (0.85, 0.84, 0.80))

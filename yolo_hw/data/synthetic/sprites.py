@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from yolo_hw.data.synthetic_solids import PARTS, Distance, Floats, Rest, Solid, clutter
+from yolo_hw.data.synthetic.solids import PARTS, Distance, Floats, Rest, Solid, clutter
 
 VARIANTS = 48
 """Shapes and poses per class; in-plane rotation, size, mirror, light and material come on top, per scene."""

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trained networks and image sets that the benchmarks measure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from record import require_data
+
+from yolo_hw import assets
+from yolo_hw.data import DetectionDataset, Resize, find_images, fit_image, open_dataset, read_image, read_names
+from yolo_hw.data.synthetic import write_dataset
+from yolo_hw.evaluate import DetectionMetrics, DetectorConfig, HeadRunner, detect_files, evaluate_detections
+from yolo_hw.evaluate.metrics import match_classes
+from yolo_hw.nn import Darknet, NmsConfig, load_darknet
+
+CONFIDENCE = 0.005
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network with its calibration and evaluation images."""
+
+    name: str
+    model: Darknet
+    names: tuple[str, ...]
+    calibration: list[npt.NDArray[np.uint8]]
+    dataset: DetectionDataset
+
+    def measure(self, runner: HeadRunner) -> DetectionMetrics:
+        """Run the evaluation set through `runner`."""
+        config = DetectorConfig(nms=NmsConfig(confidence=CONFIDENCE))
+        found = [r.detections for r in detect_files(runner, [item.path for item in self.dataset.items], config)]
+        return evaluate_detections(self.dataset, found, match_classes(self.names, self.dataset.names))
+
+
+def real_case(folder: str, stem: str, names: str) -> Case:
+    """A network of ``weights/``, calibrated on coco_calib_train48 and measured on coco_val128."""
+    data = require_data()
+    base = data / "weights" / folder
+    model = load_darknet(base / f"{stem}.cfg", base / f"{stem}.weights")
+    dataset = open_dataset(next((data / "coco_val128").glob("*.json")), None)
+    return Case(stem, model, read_names(base / names), _batches(model, data / "coco_calib_train48"), dataset)
+
+
+def embedded_case(folder: Path, images: int = 200) -> Case:
+    """The embedded network on generated images, written below `folder`."""
+    write_dataset(folder / "calibration", 48, assets.CALIBRATION_SEED)
+    write_dataset(folder / "held_out", images, assets.HELD_OUT_SEED)
+    model = load_darknet(assets.PARTS_CFG, assets.PARTS_WEIGHTS)
+    names = read_names(assets.PARTS_NAMES)
+    dataset = open_dataset(folder / "held_out", names)
+    return Case("parts", model, names, _batches(model, folder / "calibration"), dataset)
+
+
+def _batches(model: Darknet, source: Path) -> list[npt.NDArray[np.uint8]]:
+    images = [fit_image(read_image(path), model.network.input, Resize.STRETCH)[0] for path in find_images(source)]
+    return [np.stack(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]

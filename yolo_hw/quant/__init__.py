@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Quantisation: from a float model and calibration images to an integer graph."""
+
+from yolo_hw.quant.calibrate import Calibrated, calibrate
+from yolo_hw.quant.config import LeakySlope, Observer, Override, QuantConfig
+from yolo_hw.quant.fold import fold_model
+from yolo_hw.quant.lower import lower_graph
+from yolo_hw.quant.post_training import quantise_model
+
+__all__ = [
+    "Calibrated",
+    "LeakySlope",
+    "Observer",
+    "Override",
+    "QuantConfig",
+    "calibrate",
+    "fold_model",
+    "lower_graph",
+    "quantise_model",
+]
