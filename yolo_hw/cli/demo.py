@@ -21,7 +21,7 @@ from yolo_hw.cli.eval import evaluate, percent
 from yolo_hw.cli.main import EXIT_DIFFERENCE
 from yolo_hw.cli.options import FilePath
 from yolo_hw.data.dataset import DetectionDataset, open_dataset, read_names
-from yolo_hw.data.image import find_images, read_image
+from yolo_hw.data.image import ImageArray, find_images, read_image
 from yolo_hw.data.synthetic import write_dataset
 from yolo_hw.evaluate.detector import DetectorConfig, FloatRunner, HeadRunner, detect_images
 from yolo_hw.evaluate.draw import draw_detections
@@ -33,6 +33,8 @@ from yolo_hw.pipeline import CompileConfig, CompileState, compile_network
 MARKER = "README.txt"
 CALIBRATION_IMAGES = 48
 PICTURES = 12
+THUMBNAIL = 240
+"""Side of an image in the overview, in pixels."""
 CONFIDENCE = {"evaluate": 0.005, "draw": 0.4}
 """Smallest score; average precision wants the whole curve, a picture only what is likely."""
 
@@ -121,21 +123,19 @@ def draw_pictures(state: DemoState) -> None:
     """Draw detections."""
     assert state.dataset is not None
     config = DetectorConfig(nms=NmsConfig(confidence=CONFIDENCE["draw"]))
-    rows = []
+    pairs = []
     for path in find_images(state.out / "held_out" / "images")[:PICTURES]:
         image = read_image(path)
         drawn = [
             draw_detections(image, detect_images(runner, [image], config)[0], state.dataset.names)
             for runner in state.runners.values()
         ]
-        _save(state.out / "pictures" / f"{path.stem}.png", np.hstack(drawn))
-        rows.append(np.hstack([np.array(Image.fromarray(picture).resize((256, 256))) for picture in drawn]))
-    columns = 3 if len(rows) >= 3 else 1
-    full = len(rows) - len(rows) % columns
-    _save(
-        state.out / "pictures" / "overview.png",
-        np.vstack([np.hstack(rows[i : i + columns]) for i in range(0, full, columns)]),
-    )
+        pairs.append(_tiled([drawn], gap=4))
+        _save(state.out / "pictures" / f"{path.stem}.png", pairs[-1])
+    thumbnails = [np.array(Image.fromarray(pair).resize((2 * THUMBNAIL, THUMBNAIL))) for pair in pairs]
+    columns = min(len(thumbnails), 3)
+    rows = [thumbnails[i : i + columns] for i in range(0, len(thumbnails) - columns + 1, columns)]
+    _save(state.out / "pictures" / "overview.png", _tiled(rows, gap=12))
 
 
 DEMO_STEPS: tuple[Callable[[DemoState], None], ...] = (generate_images, compile_parts, measure_accuracy, draw_pictures)
@@ -177,6 +177,17 @@ def print_demo(state: DemoState, summary: dict[str, Any], seconds: float) -> Non
     print_table("yolo_hw demo", ("", "float model", "integer accelerator"), rows, where)
 
 
-def _save(path: Path, picture: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+def _tiled(rows: list[list[ImageArray]], gap: int) -> ImageArray:
+    """Return images of one size as a grid, `gap` white pixels between them."""
+    height, width = rows[0][0].shape[:2]
+    picture = np.full((len(rows) * (height + gap) - gap, len(rows[0]) * (width + gap) - gap, 3), 255, np.uint8)
+    for i, row in enumerate(rows):
+        for j, image in enumerate(row):
+            y, x = i * (height + gap), j * (width + gap)
+            picture[y : y + height, x : x + width] = image
+    return picture
+
+
+def _save(path: Path, picture: ImageArray) -> None:
     with atomic_file(path) as temporary:
         Image.fromarray(picture).save(temporary, "PNG")

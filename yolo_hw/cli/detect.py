@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,7 @@ def command(**options: Any) -> None:  # noqa: ANN401
     names = class_names(options["names"], runner.heads[0].classes)
     nms = NmsConfig(confidence=options["conf"], iou=options["iou"], class_agnostic=options["agnostic"])
     out: Path = options["out"]
+    stems = output_stems(paths)
     documents = []
     skipped = 0
     with progress_bar("detect", len(paths)) as progress:
@@ -52,7 +55,7 @@ def command(**options: Any) -> None:  # noqa: ANN401
                 skipped += 1
                 note(f"skipped: {result.error}")
                 continue
-            documents.append(_write(result, names, out, not options["no_pictures"]))
+            documents.append(_write(result, names, out / stems[result.path], not options["no_pictures"]))
     if not documents:
         raise DataError(f"{options['source']}: none of the {len(paths)} images can be read")
     summary = {"images": documents, "skipped": skipped}
@@ -72,7 +75,17 @@ def command(**options: Any) -> None:  # noqa: ANN401
     print_table("detections", ("image", "objects", "<best"), rows, f"{len(rows)} images, {skipped} skipped; in {out}")
 
 
-def _write(result: ImageResult, names: tuple[str, ...], out: Path, picture: bool) -> dict[str, Any]:
+def output_stems(paths: list[Path]) -> dict[Path, str]:
+    """Return the name of every image's output files without suffix: its stem, or more of its path where two collide."""
+    root = os.path.commonpath([path.parent.absolute() for path in paths])
+    stems = {path: path.stem for path in paths}
+    for longer in (lambda path: path.name, lambda path: os.path.relpath(path, root)):
+        counts = Counter(stems.values())
+        stems = {path: stem if counts[stem] == 1 else longer(path) for path, stem in stems.items()}
+    return stems
+
+
+def _write(result: ImageResult, names: tuple[str, ...], target: Path, picture: bool) -> dict[str, Any]:
     assert result.image is not None
     assert result.detections is not None
     height, width = result.image.shape[:2]
@@ -85,13 +98,13 @@ def _write(result: ImageResult, names: tuple[str, ...], out: Path, picture: bool
         )
     )
     if picture:
-        with atomic_file(out / f"{result.path.stem}.png") as temporary:
+        with atomic_file(target.with_name(f"{target.name}.png")) as temporary:
             Image.fromarray(draw_detections(result.image, result.detections, names)).save(temporary, "PNG")
     lines = []
     for (x1, y1, x2, y2), score, label in rows:
         box = np.array([(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height])
         lines.append(f"{label} {' '.join(f'{v:.6f}' for v in box)} {score:.4f}\n")
-    with atomic_file(out / f"{result.path.stem}.txt") as temporary:
+    with atomic_file(target.with_name(f"{target.name}.txt")) as temporary:
         temporary.write_text("".join(lines), "utf-8")
     return {
         "file": str(result.path),

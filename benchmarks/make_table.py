@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write the measured tables into README.md and docs/results.md: ``python benchmarks/make_table.py``.
+
+Each table stands between ``<!-- results: NAME -->`` and ``<!-- end -->``; NAME is a function below. With ``--check``
+nothing is written, and a table that is not up to date is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+ROOT = RESULTS.parents[1]
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+BLOCK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def accuracy() -> str:
+    """Float against 8 bits."""
+    rows = [
+        (
+            row["network"],
+            row["images"],
+            _percent(row["float_ap50"]),
+            _percent(row["int8_ap50"]),
+            _percent(row["float_ap"]),
+            _percent(row["int8_ap"]),
+        )
+        for row in _load("accuracy")["rows"]
+    ]
+    return _table(("network", "images", "AP50 float", "AP50 int8", "AP50:95 float", "AP50:95 int8"), rows)
+
+
+def observers() -> str:
+    """All observers, per channel and per tensor."""
+    rows = _load("observers")["rows"]
+    found = {(row.get("observer"), row.get("per_channel"), row.get("corrected")): _percent(row["ap50"]) for row in rows}
+    names = [row["observer"] for row in rows if row.get("per_channel") and row.get("corrected")]
+    columns = [(True, True), (False, True), (True, False), (False, False)]
+    body = [(name, *(found[name, per_channel, corrected] for per_channel, corrected in columns)) for name in names]
+    head = ("AP50, %", "per channel", "per tensor", "per channel, plain", "per tensor, plain")
+    return _table(head, [("float", *[found["float", None, None]] * 4), *body])
+
+
+def memory() -> str:
+    """Activation arenas."""
+    rows = [
+        (
+            row["network"],
+            f"{row['width']} x {row['height']}",
+            f"{row['params'] / 1e6:.2f} M",
+            _mebibytes(row["unshared_bytes"]),
+            _mebibytes(row["arena_bytes"]),
+            _mebibytes(row["arena_bound_bytes"]),
+        )
+        for row in _load("memory")["rows"]
+    ]
+    return _table(("network", "input", "parameters", "a buffer each", "arena", "lower bound"), rows)
+
+
+def engine_speed() -> str:
+    """Integer engine against torch."""
+    rows = [
+        (
+            row["network"],
+            row["threads"],
+            f"{1e3 * row['torch_float32_s']:.1f} ms",
+            f"{1e3 * row['engine_avx2_s']:.1f} ms",
+            f"{1e3 * row['engine_scalar_s']:.1f} ms",
+            f"{row['torch_float32_s'] / row['engine_avx2_s']:.2f}",
+        )
+        for row in _load("engine_speed")["rows"]
+    ]
+    return _table(("network", "threads", "torch float32", "engine AVX2", "engine scalar", "torch / AVX2"), rows)
+
+
+def machine() -> str:
+    """The machine of the speed figures."""
+    found = _load("engine_speed")["machine"]
+    return f"{found['processor']}, {found['cores']} cores, Python {found['python']}, torch {found['torch']}.\n"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    function.__name__: function for function in (accuracy, observers, memory, engine_speed, machine)
+}
+
+
+def main() -> None:
+    """Fill every page."""
+    stale = []
+    for page in PAGES:
+        old = page.read_text("utf-8")
+        new = BLOCK.sub(lambda match: match[1] + TABLES[match[2]]() + match[3], old)
+        if new != old and "--check" in sys.argv[1:]:
+            stale.append(page.name)
+        elif new != old:
+            page.write_text(new, "utf-8")
+    if stale:
+        raise SystemExit(f"{', '.join(stale)}: not up to date; run python benchmarks/make_table.py")
+
+
+def _load(name: str) -> dict[str, Any]:
+    return dict(json.loads((RESULTS / f"{name}.json").read_text("utf-8")))
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
+    lines = [head, ("---", *["---:"] * (len(head) - 1)), *rows]
+    return "".join(f"| {' | '.join(str(cell) for cell in line)} |\n" for line in lines)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f}"
+
+
+def _mebibytes(value: int) -> str:
+    return f"{value / (1 << 20):.3f} MiB"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The documents say what the code does: descriptor offsets, command lines, links, measured tables."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import click
+import pytest
+
+from hls_export.bundle.descriptor import Descriptor, field_offset
+from hls_export.verify import CHECKS
+from yolo_hw.cli.main import VERBS, main
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("csrc/*.md")])
+
+
+def test_bundle_page_lists_every_descriptor_field_at_its_offset() -> None:
+    page = (ROOT / "docs" / "bundle.md").read_text("utf-8")
+    found = {}
+    for offsets, names in re.findall(r"^\| ([\d, ]+) \| ((?:`\w+` ?)+) \|", page, re.MULTILINE):
+        found |= dict(zip(re.findall(r"`(\w+)`", names), map(int, offsets.split(",")), strict=True))
+    assert found == {field.name: field_offset(field.name) for field in fields(Descriptor)}
+
+
+def test_bundle_page_names_every_check() -> None:
+    page = (ROOT / "docs" / "bundle.md").read_text("utf-8").split("## Verification")[1]
+    named = set(re.findall(r"^\| ([\w*-]+) \|", page, re.MULTILINE)) - {"check"}
+    assert named == {"files", "import"} | {re.sub(r"^engine-.*", "engine-*", name) for name in CHECKS}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
+        assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_command_lines_use_options_that_exist(page: Path) -> None:
+    text = page.read_text("utf-8").replace("\\\n", " ")
+    for line in re.findall(r"^yolo-hw .*$", text, re.MULTILINE):
+        verb, *words = shlex.split(line, comments=True)[1:]
+        assert verb in VERBS, line
+        command = main.get_command(click.Context(main), verb)
+        assert command is not None
+        known = {name for parameter in command.params for name in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known, line
+
+
+def test_measured_tables_are_up_to_date() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "make_table.py"), "--check"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
