@@ -1,88 +1,234 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds the compiled parts with ninja: the integer engine (pybind11, no torch)."""
+"""Builds the compiled parts with ninja.
+
+``yolo_hw/_engine``  the integer engine, a pybind11 module without torch.
+``yolo_hw/_ops.so``  the torch operators, on the stable ABI of LibTorch: no Python code; CPU kernels, and CUDA kernels
+                     where nvcc is found. A library with CUDA kernels loads on a torch without CUDA, too.
+
+Environment:
+    CXX                The C++ compiler; g++ by default.
+    YOLO_HW_DEBUG=1    No optimisation, debug symbols.
+    YOLO_HW_OPS=0      Leave the torch operators out; torch is not needed then.
+    YOLO_HW_CUDA=0|1   Leave the CUDA kernels out, or insist on them; by default they are built where nvcc is found.
+    YOLO_HW_CUDA_ARCH  Compute capabilities, such as "80;90"; the last one is also kept as PTX for newer devices.
+    CUDA_HOME          The CUDA toolkit, if nvcc is not on the PATH.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import pybind11
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-AVX2_FLAGS = ("-mavx2",)
+OPS = "yolo_hw._ops"
+X86 = platform.machine().lower() in ("x86_64", "amd64")
+DEBUG = os.environ.get("YOLO_HW_DEBUG", "0") == "1"
+OPTIMISE = ["-O0", "-g"] if DEBUG else ["-O3"]
+CXX_FLAGS = [*OPTIMISE, "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wconversion", "-fno-math-errno"]
+TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x020d000000000000"  # the stable ABI of torch 2.13: Stream::nativeHandle
+CUDA_ARCHITECTURES = "75;80;86;90"
+DEBIAN_COMPILER = "on Debian: apt-get install g++"
+
+
+@dataclass
+class Library:
+    """One shared library of the build: its sources and how they are compiled and linked."""
+
+    name: str
+    output: Path
+    sources: list[str]
+    flags: list[str]
+    link: list[str]
+    linker: str = "link"
+    """The ninja rule that links it."""
+    extra: dict[str, list[str]] = field(default_factory=dict)
+    """Additional flags of single sources."""
 
 
 class NinjaBuildExt(build_ext):
     """Writes one ninja file for all extensions and runs ninja."""
 
     def build_extensions(self) -> None:
-        ninja = find_ninja()
+        """Compile everything; the outputs go where setuptools expects them."""
+        compiler = find_compiler()
         build = Path(self.build_temp).resolve()
         build.mkdir(parents=True, exist_ok=True)
+        libraries = []
         for extension in self.extensions:
             output = Path(self.get_ext_fullpath(extension.name)).resolve()
             output.parent.mkdir(parents=True, exist_ok=True)
-            (build / "build.ninja").write_text(engine_ninja(extension, output))
-            subprocess.run([*ninja, "-C", str(build)], check=True)
+            library = ops_library if extension.name == OPS else engine_library
+            libraries.append(library(output, extension.sources))
+        (build / "build.ninja").write_text(ninja_file(compiler, find_nvcc(), libraries))
+        subprocess.run([*find_ninja(), "-C", str(build)], check=True)
+
+    def get_ext_filename(self, fullname: str) -> str:
+        """Name the operators' library without the Python version: it does not depend on it."""
+        if fullname.rpartition(".")[2] == OPS.rpartition(".")[2]:
+            return str(Path(*fullname.split(".")).with_suffix(".so"))
+        return super().get_ext_filename(fullname)
+
+
+def find_compiler() -> str:
+    """Return the C++ compiler's command.
+
+    Raises:
+        SystemExit: There is none.
+    """
+    command = os.environ.get("CXX", "g++")
+    if shutil.which(shlex.split(command)[0]) is None:
+        raise SystemExit(f"error: yolo_hw needs a C++ compiler and '{command}' is not installed ({DEBIAN_COMPILER})")
+    include = Path(sysconfig.get_paths()["include"])
+    if not (include / "Python.h").is_file():
+        raise SystemExit(f"error: {include}/Python.h is missing (on Debian: apt-get install python3-dev)")
+    return command
+
+
+def find_nvcc() -> str | None:
+    """Return nvcc's path, None where the CUDA kernels are not wanted or cannot be built.
+
+    Raises:
+        SystemExit: They are required and there is no nvcc.
+    """
+    wanted = os.environ.get("YOLO_HW_CUDA", "")
+    if wanted == "0":
+        return None
+    homes = [os.environ.get("CUDA_HOME", ""), "/usr/local/cuda"]
+    found = shutil.which("nvcc") or next((p for h in homes if h and (p := shutil.which(f"{h}/bin/nvcc"))), None)
+    if found is None and wanted == "1":
+        raise SystemExit("error: YOLO_HW_CUDA=1, but nvcc is neither on the PATH nor in CUDA_HOME/bin")
+    return found
 
 
 def find_ninja() -> list[str]:
     """Return the command that runs ninja."""
     found = shutil.which("ninja")
-    if found:
-        return [found]
-    return [sys.executable, "-m", "ninja"]
+    return [found] if found else [sys.executable, "-m", "ninja"]
 
 
-def engine_ninja(extension: Extension, output: Path) -> str:
-    """Return the ninja file of the engine: every source its own step, the AVX2 kernels with their own flags."""
-    import pybind11
+def find_torch() -> Path:
+    """Return the folder of the installed torch, without importing it.
 
-    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    Raises:
+        SystemExit: It is not installed.
+    """
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        raise SystemExit("error: building the operators needs torch; YOLO_HW_OPS=0 builds yolo_hw without them")
+    return Path(spec.origin).parent
+
+
+def engine_library(output: Path, sources: list[str]) -> Library:
+    """Return the integer engine: every source its own step, the AVX2 kernels with their own flags."""
     include = [pybind11.get_include(), sysconfig.get_paths()["include"]]
-    flags = [
-        "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-fno-math-errno", "-pthread",
-        *([] if os.environ.get("YOLO_HW_DEBUG") != "1" else ["-O0", "-g"]),
-        *(["-DYHW_HAVE_AVX2"] if x86 else []),
-        *(f"-isystem {path}" for path in include),
-    ]  # fmt: skip
+    flags = ["-std=c++17", *CXX_FLAGS, "-pthread", *system_includes(include), *(["-DYHW_HAVE_AVX2"] if X86 else [])]
+    avx2 = "csrc/engine/kernels_avx2.cpp"
+    wanted = [source for source in sources if X86 or source != avx2]
+    return Library("engine", output, wanted, flags, ["-pthread"], extra={avx2: ["-mavx2"]})
+
+
+def ops_library(output: Path, sources: list[str]) -> Library:
+    """Return the torch operators, with CUDA kernels where nvcc is found."""
+    torch, nvcc = find_torch(), find_nvcc()
+    flags = ["-std=c++20", *CXX_FLAGS, TORCH_TARGET, *system_includes([torch / "include"])]
+    link = [f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10"]
+    wanted = [source for source in sources if nvcc or not source.endswith(".cu")]
+    return Library("ops", output, wanted, flags, link, "link_cuda" if nvcc else "link")
+
+
+def cuda_flags() -> list[str]:
+    """Return nvcc's flags."""
+    architectures = os.environ.get("YOLO_HW_CUDA_ARCH", CUDA_ARCHITECTURES).replace(",", ";").split(";")
+    codes = [f"-gencode arch=compute_{a},code=sm_{a}" for a in architectures]
+    codes.append(f"-gencode arch=compute_{architectures[-1]},code=compute_{architectures[-1]}")
+    host = ["-Xcompiler", "-fPIC,-fvisibility=hidden"]
+    optimise = ["-O0", "-g"] if DEBUG else ["-O3"]
+    return ["-std=c++20", *optimise, *host, *codes, TORCH_TARGET, *system_includes([find_torch() / "include"])]
+
+
+def system_includes(folders: list[str] | list[Path]) -> list[str]:
+    """Return compiler flags for folders of headers whose warnings are not ours."""
+    return [f"-isystem {shlex.quote(str(folder))}" for folder in folders]
+
+
+def ninja_file(compiler: str, nvcc: str | None, libraries: list[Library]) -> str:
+    """Return the ninja file that builds the libraries."""
     lines = [
-        f"cxx = {os.environ.get('CXX', 'g++')}",
-        f"flags = {' '.join(flags)}",
+        f"cxx = {compiler}",
         "rule compile",
-        "  command = $cxx $flags $extra -MMD -MF $out.d -c $in -o $out",
+        "  command = $cxx $flags -MMD -MF $out.d -c $in -o $out",
         "  depfile = $out.d",
         "  deps = gcc",
         "rule link",
-        "  command = $cxx -shared -pthread $in -o $out",
+        "  command = $cxx -shared $in -o $out $flags",
     ]
-    objects = []
-    for source in extension.sources:
-        name = Path(source).stem
-        if name == "kernels_avx2" and not x86:
-            continue
-        objects.append(f"{name}.o")
-        lines.append(f"build {name}.o: compile {ninja_path(ROOT / source)}")
-        if name == "kernels_avx2":
-            lines.append(f"  extra = {' '.join(AVX2_FLAGS)}")
-    lines.append(f"build {ninja_path(output)}: link {' '.join(objects)}")
-    lines.append(f"default {ninja_path(output)}")
+    if nvcc:
+        lines += [
+            "rule cuda",
+            f"  command = {shlex.quote(nvcc)} $flags -MMD -MF $out.d -c $in -o $out",
+            "  depfile = $out.d",
+            "  deps = gcc",
+            "rule link_cuda",  # nvcc knows where its static runtime lies
+            f"  command = {shlex.quote(nvcc)} -shared $in -o $out $flags",
+        ]
+    for library in libraries:
+        objects = []
+        for source in library.sources:
+            is_cuda = source.endswith(".cu")
+            target = f"{library.name}/{source}.o"
+            flags = cuda_flags() if is_cuda else [*library.flags, *library.extra.get(source, [])]
+            lines.append(f"build {target}: {'cuda' if is_cuda else 'compile'} {ninja_path(ROOT / source)}")
+            lines.append(f"  flags = {ninja_text(' '.join(flags))}")
+            objects.append(target)
+        lines.append(f"build {ninja_path(library.output)}: {library.linker} {' '.join(objects)}")
+        lines.append(f"  flags = {ninja_text(' '.join(library.link))}")
     return "\n".join(lines) + "\n"
+
+
+def ninja_text(text: str) -> str:
+    """Escape a value for a ninja file."""
+    return text.replace("$", "$$")
 
 
 def ninja_path(path: Path) -> str:
     """Escape a path for a ninja file."""
-    return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
+    return ninja_text(str(path)).replace(" ", "$ ").replace(":", "$:")
+
+
+def sources(*patterns: str) -> list[str]:
+    """Return files of the source tree, sorted, so that equal trees give equal libraries."""
+    return sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern))
+
+
+def extensions() -> list[Extension]:
+    """Return what is to be built."""
+    found = [Extension("yolo_hw._engine", sources("csrc/engine/*.cpp"))]
+    if os.environ.get("YOLO_HW_OPS", "1") != "0":
+        found.append(Extension(OPS, sources("csrc/ops.cpp", "csrc/cpu/*.cpp", "csrc/cuda/*.cu")))
+    return found
 
 
 setup(
-    packages=find_packages(include=["yolo_hw", "yolo_hw.*", "hls_export", "hls_export.*"]),
-    ext_modules=[Extension("yolo_hw._engine", sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("csrc/engine/*.cpp")))],
+    # The exported HLS project includes the arithmetic of csrc/core, so an installation has it as hls_export/core.
+    packages=[*find_packages(include=["yolo_hw", "yolo_hw.*", "hls_export", "hls_export.*"]), "hls_export.core"],
+    package_dir={"hls_export.core": "csrc/core"},
+    package_data={
+        "yolo_hw": ["py.typed", "*.pyi", "assets/*", "**/*.json"],
+        "hls_export": ["py.typed", "**/*.json", *(f"engine/{p}" for p in ("**/*.h", "**/*.cpp", "*.tcl", "Makefile"))],
+        "hls_export.core": ["*.h"],
+    },
+    ext_modules=extensions(),
     cmdclass={"build_ext": NinjaBuildExt},
 )

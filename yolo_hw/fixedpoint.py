@@ -144,9 +144,9 @@ def round_real(x: npt.ArrayLike, mode: Rounding = Rounding.HALF_UP) -> npt.NDArr
     base = np.floor(x)
     if mode is Rounding.FLOOR:
         return np.asarray(base, np.float64)
-    rest = x - base  # exact: both have the same exponent range
-    up = rest > 0.5
-    tie = rest == 0.5
+    part = x - np.trunc(x)  # exact, the sign of x; x - base is not: -0.49999999999999994 would give 0.5
+    up = (part > 0.5) | ((part < 0) & (part > -0.5))
+    tie = np.abs(part) == 0.5
     if mode is Rounding.HALF_UP:
         up |= tie
     elif mode is Rounding.HALF_EVEN:
@@ -163,10 +163,12 @@ def quantise(
     mode: Overflow = Overflow.SATURATE,
 ) -> IntArray:
     """Return the codes ``overflow(round(x * 2**frac))`` of real numbers, [...] to [...] int64."""
-    scaled = round_real(np.ldexp(np.asarray(x, np.float64), fmt.frac), rounding)
-    if not np.all(np.isfinite(scaled)):
+    x = np.asarray(x, np.float64)
+    if not np.all(np.isfinite(x)):
         raise QuantError("cannot quantise: the values contain NaN or infinity")
-    return overflow(np.clip(scaled, -(2.0**62), 2.0**62).astype(np.int64), fmt, mode)
+    with np.errstate(over="ignore"):
+        scaled = np.clip(np.ldexp(x, fmt.frac), -(2.0**62), 2.0**62)
+    return overflow(round_real(scaled, rounding).astype(np.int64), fmt, mode)
 
 
 def dequantise(codes: npt.ArrayLike, frac: npt.ArrayLike) -> npt.NDArray[np.float64]:

@@ -96,10 +96,14 @@ class CompileState:
     report: VerifyReport | None = None
 
 
+def check_output(state: CompileState) -> None:
+    """Refuse an output folder that holds other things before any work is done."""
+    check_replaceable(state.config.out, MANIFEST)
+
+
 def load_model(state: CompileState) -> None:
-    """Read cfg and weights; refuse an output folder that holds other things before any work is done."""
+    """Read cfg and weights."""
     config = state.config
-    check_replaceable(config.out, MANIFEST)
     state.model = load_darknet(config.cfg, config.weights, bn_eps=config.bn_eps, lenient=config.lenient)
 
 
@@ -181,6 +185,7 @@ def verify(state: CompileState) -> None:
 
 
 COMPILE_STEPS: tuple[Callable[[CompileState], None], ...] = (
+    check_output,
     load_model,
     load_images,
     calibrate_model,

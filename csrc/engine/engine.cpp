@@ -2,6 +2,8 @@
 #include "engine.h"
 
 #include <algorithm>
+#include <cstdlib>
+#include <iterator>
 #include <stdexcept>
 #include <utility>
 
@@ -20,6 +22,37 @@ void require(bool condition, const std::string& message) {
   if (!condition) {
     throw std::invalid_argument("engine: " + message);
   }
+}
+
+constexpr int kMaxThreads = 256;
+constexpr int kMaxShift = 62;
+constexpr int kMaxExtent = 1 << 16;
+constexpr int64_t kMaxCodes = int64_t{1} << 31;
+
+int checked_threads(int threads) {
+  require(threads >= 0 && threads <= kMaxThreads, "threads must be in [0, " + std::to_string(kMaxThreads) + "]");
+  return threads;
+}
+
+void check_window(const Window& w, const Shape& out) {
+  const int sizes[] = {w.size_y, w.size_x, w.stride_y, w.stride_x, w.dilation_y, w.dilation_x};
+  require(*std::min_element(std::begin(sizes), std::end(sizes)) > 0 && w.pad_y >= 0 && w.pad_x >= 0,
+          "window sizes must be positive");
+  require(*std::max_element(std::begin(sizes), std::end(sizes)) <= kMaxExtent && w.pad_y <= kMaxExtent &&
+              w.pad_x <= kMaxExtent,
+          "window sizes must be at most 65536");
+  require(out.c > 0 && out.h > 0 && out.w > 0, "a map must not be empty");
+}
+
+// Codes of a map with everything its windows touch around it, see PaddedInput.
+int64_t padded_codes(const Window& w, const Shape& in, const Shape& out) {
+  const auto extent = [](int64_t outputs, int64_t stride, int64_t dilation, int64_t size, int64_t least) {
+    return std::max((outputs - 1) * stride + dilation * (size - 1) + 1, least);
+  };
+  const int64_t rows = extent(out.h, w.stride_y, w.dilation_y, w.size_y, int64_t{in.h} + w.pad_y);
+  const int64_t columns = extent(out.w, w.stride_x, w.dilation_x, w.size_x, int64_t{in.w} + w.pad_x);
+  return rows >= kMaxCodes || columns >= kMaxCodes || rows * columns >= kMaxCodes ? kMaxCodes
+                                                                                  : rows * columns * (in.c + 1);
 }
 
 const Kernels& kernels_of(const std::string& path) {
@@ -56,7 +89,7 @@ std::vector<std::string> Engine::paths() {
 }
 
 Engine::Engine(const std::string& path, int threads, Shape input)
-    : path_(choose_path(path)), kernels_(&kernels_of(path_)), pool_(threads) {
+    : path_(choose_path(path)), kernels_(&kernels_of(path_)), pool_(checked_threads(threads)) {
   worker_scratch_.resize(static_cast<size_t>(pool_.size()));
   new_tensor(input);
 }
@@ -69,7 +102,6 @@ const Engine::Tensor& Engine::at(int tensor) const {
 Shape Engine::shape(int tensor) const { return at(tensor).shape; }
 
 int Engine::new_tensor(Shape shape) {
-  constexpr int64_t kMaxCodes = int64_t{1} << 31;
   require(shape.c > 0 && shape.h > 0 && shape.w > 0, "a map must not be empty");
   const int64_t codes = static_cast<int64_t>(shape.c) * shape.h * shape.w;
   require(codes < kMaxCodes, "a map must have fewer than 2^31 codes");
@@ -91,6 +123,10 @@ void Engine::push(std::unique_ptr<Op> op) {
 void Engine::check_requant(const Requantiser& requant, int channels) const {
   require(requant.shift.size() == static_cast<size_t>(channels), "one shift per channel is needed");
   const auto& p = requant.params;
+  for (const int32_t shift : requant.shift) {
+    require(std::abs(int64_t{shift}) <= kMaxShift && std::abs(int64_t{shift} + p.shift_neg) <= kMaxShift,
+            "shifts must be in [-62, 62]");
+  }
   require(p.code_bits >= 2 && p.code_bits <= 16, "codes must have 2 to 16 bits");
   require(requant.table.empty() || requant.table.size() == size_t{1} << p.code_bits,
           "a table must have 2^bits entries");
@@ -99,12 +135,10 @@ void Engine::check_requant(const Requantiser& requant, int channels) const {
 
 int Engine::conv(int in, Shape out, const ConvSpec& spec, Requantiser requant) {
   const View source = at(in).view;
-  const Window& w = spec.window;
   require(spec.groups > 0 && source.c % spec.groups == 0 && out.c % spec.groups == 0,
           "groups must divide the channels");
-  require(w.size_y > 0 && w.size_x > 0 && w.stride_y > 0 && w.stride_x > 0 && w.dilation_y > 0 && w.dilation_x > 0 &&
-              w.pad_y >= 0 && w.pad_x >= 0,
-          "window sizes must be positive");
+  check_window(spec.window, out);
+  require(padded_codes(spec.window, at(in).shape, out) < kMaxCodes, "a padded map must have fewer than 2^31 codes");
   check_requant(requant, out.c);
   const int result = new_tensor(out);
   push(make_conv(spec, source, at(result).view, std::move(requant)));
@@ -150,11 +184,11 @@ int Engine::avgpool(int in, Requantiser requant) {
 int Engine::maxpool(int in, Shape out, const Window& window) {
   const View source = at(in).view;
   require(out.c == source.c, "a pool keeps the channels");
-  require(window.size_y > window.pad_y && window.size_x > window.pad_x && window.pad_y >= 0 && window.pad_x >= 0 &&
-              window.stride_y > 0 && window.stride_x > 0,
-          "pool windows must touch the map");
-  require((out.h - 1) * window.stride_y - window.pad_y < source.h &&
-              (out.w - 1) * window.stride_x - window.pad_x < source.w,
+  check_window(window, out);
+  require(window.dilation_y == 1 && window.dilation_x == 1, "a pool has dilation 1");
+  require(window.size_y > window.pad_y && window.size_x > window.pad_x &&
+              int64_t{out.h - 1} * window.stride_y - window.pad_y < source.h &&
+              int64_t{out.w - 1} * window.stride_x - window.pad_x < source.w,
           "pool windows must touch the map");
   const int result = new_tensor(out);
   push(make_maxpool(window, source, at(result).view));

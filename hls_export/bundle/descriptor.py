@@ -115,12 +115,12 @@ def unpack_descriptors(data: bytes) -> list[bytes]:
         BundleError: The length is not a whole number of records, or a record lacks the magic number.
     """
     if not data or len(data) % RECORD_BYTES:
-        raise BundleError(f"descriptors: must be a multiple of {RECORD_BYTES} bytes, got {len(data)}")
+        raise BundleError(f"ddr/descriptors.bin: must be a multiple of {RECORD_BYTES} bytes, got {len(data)}")
     records = [data[i : i + RECORD_BYTES] for i in range(0, len(data), RECORD_BYTES)]
     for i, record in enumerate(records):
         magic = int.from_bytes(record[:4], "little")
         if magic != MAGIC:
-            raise BundleError(f"descriptors: record {i} must start with 0x{MAGIC:08x}, got 0x{magic:08x}")
+            raise BundleError(f"ddr/descriptors.bin: record {i} must start with 0x{MAGIC:08x}, got 0x{magic:08x}")
     return records
 
 

@@ -10,13 +10,12 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-import jsonschema
-
 from yolo_hw import __version__
 from yolo_hw.errors import BundleError, GraphError
 from yolo_hw.intgraph.codec import graph_schema
 from yolo_hw.intgraph.graph import IntGraph
 from yolo_hw.intgraph.io import read_json
+from yolo_hw.intgraph.schema import first_violation
 
 MANIFEST = "manifest.json"
 SCHEMA_ID = "yolo_hw.bundle/1"
@@ -52,9 +51,9 @@ def validate_document(document: dict[str, Any], schema: str, where: str) -> None
     Raises:
         BundleError: Names the place and what must hold.
     """
-    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(load_schema(schema)).iter_errors(document))
-    if error is not None:
-        raise BundleError(f"{where}: {error.json_path}: {error.message[:200]}")
+    violation = first_violation(document, load_schema(schema))
+    if violation:
+        raise BundleError(f"{where}: {violation}")
 
 
 def file_digest(path: Path) -> str:
@@ -68,6 +67,11 @@ def file_digest(path: Path) -> str:
 
 def make_manifest(folder: Path, graph: IntGraph) -> dict[str, Any]:
     """List every file below `folder`."""
+    return manifest_document(graph, [_entry(folder, path) for path in bundle_files(folder)])
+
+
+def manifest_document(graph: IntGraph, entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the manifest of a graph's bundle with the given file entries."""
     contract = graph.contract
     return {
         "schema": SCHEMA_ID,
@@ -81,7 +85,7 @@ def make_manifest(folder: Path, graph: IntGraph) -> dict[str, Any]:
             "max_shift": contract.max_shift,
             "byte_order": "little",
         },
-        "files": [_entry(folder, path) for path in bundle_files(folder)],
+        "files": entries,
     }
 
 
@@ -93,8 +97,19 @@ def bundle_files(folder: Path) -> list[Path]:
 
 def _entry(folder: Path, path: Path) -> dict[str, Any]:
     relative = path.relative_to(folder).as_posix()
-    role = next(role for prefix, role in ROLES if relative.startswith(prefix))
-    return {"path": relative, "role": role, "bytes": path.stat().st_size, "sha256": file_digest(path)}
+    return {"path": relative, "role": role_of(relative), "bytes": path.stat().st_size, "sha256": file_digest(path)}
+
+
+def role_of(path: str) -> str:
+    """Return the role of a bundle's file.
+
+    Raises:
+        BundleError: No file of a bundle lies there.
+    """
+    for prefix, role in ROLES:
+        if path.startswith(prefix):
+            return role
+    raise BundleError(f"{path}: is no file of a bundle")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

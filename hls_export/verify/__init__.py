@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hls_export.bundle.manifest import read_manifest
+from hls_export.bundle.manifest import MANIFEST, read_manifest
 from hls_export.bundle.network_json import NETWORK, decode_network
 from hls_export.verify.csim import CompilerMissingError, check_csim
 from hls_export.verify.files import (
@@ -16,13 +16,15 @@ from hls_export.verify.files import (
     check_descriptors,
     check_files,
     check_params,
+    check_plain,
     check_proofs,
-    check_texts,
 )
 from hls_export.verify.golden import all_engine_paths, check_engine, check_golden
 from hls_export.verify.memory import replay_memory
+from hls_export.verify.plan import check_plan
 from hls_export.verify.report import CheckResult, Difference, Status, VerifyReport, first_difference
-from yolo_hw.errors import YoloHwError
+from hls_export.verify.texts import check_texts
+from yolo_hw.errors import BundleError, GraphError, YoloHwError
 from yolo_hw.intgraph.arrays import read_arrays
 from yolo_hw.intgraph.check import CHECKS as GRAPH_INVARIANTS
 from yolo_hw.intgraph.check import check_graph
@@ -60,12 +62,16 @@ CHECKS: dict[str, Callable[[OpenBundle], str]] = {
     "descriptors": check_descriptors,
     "params": check_params,
     "memory": _check_memory,
+    "plan": check_plan,
     "texts": check_texts,
     "golden": check_golden,
     **{f"engine-{path}": partial(check_engine, path=path) for path in all_engine_paths()},
     "csim": check_csim,
 }
-"""Name -> check of an opened bundle, after ``files`` and ``import``; each returns what it compared, or raises."""
+"""Name -> check of an opened bundle, after `BEFORE`; each returns what it compared, or raises."""
+
+BEFORE = ("manifest", "files", "import")
+"""The checks that open a bundle."""
 
 
 def open_bundle(folder: str | Path) -> OpenBundle:
@@ -75,14 +81,22 @@ def open_bundle(folder: str | Path) -> OpenBundle:
         BundleError: The bundle is damaged or of another version.
     """
     folder = Path(folder)
-    read_manifest(folder)
+    manifest = read_manifest(folder)
+    check_plain(folder)
     document: dict[str, Any] = read_json(folder / NETWORK)
-    plan, blocks = decode_network(document, read_arrays(folder / "params.npz"))
-    return OpenBundle(folder, document, plan, blocks)
+    arrays = read_arrays(folder / "params.npz")
+    try:
+        plan, blocks = decode_network(document, arrays)
+    except GraphError as error:
+        raise BundleError(f"{NETWORK}, params.npz: {error}") from None
+    return OpenBundle(folder, manifest, document, plan, blocks)
 
 
 def verify_bundle(folder: str | Path, *, skip: Collection[str] = (), progress: Progress | None = None) -> VerifyReport:
-    """Run every check on a bundle; a failed one does not keep the others from running.
+    """Run every check on a bundle.
+
+    A failed check does not keep the others from running, with two exceptions: an invalid graph is not executed, and the
+    simulation runs only on a bundle without any other fault, because descriptors address its memory.
 
     Args:
         folder: The bundle.
@@ -93,7 +107,7 @@ def verify_bundle(folder: str | Path, *, skip: Collection[str] = (), progress: P
         The report.
 
     Raises:
-        BundleError: `folder` is no bundle of this version.
+        BundleError: `folder` is no bundle at all.
         CompilerMissingError: The simulation cannot run here and is not skipped.
         YoloHwError: An unknown name in `skip`.
     """
@@ -101,22 +115,37 @@ def verify_bundle(folder: str | Path, *, skip: Collection[str] = (), progress: P
     if unknown:
         raise YoloHwError(f"no check '{min(unknown)}'; the checks are files, {', '.join(CHECKS)}")
     folder = Path(folder)
-    manifest = read_manifest(folder)
+    if not (folder / MANIFEST).is_file():
+        raise BundleError(f"{folder}: not a bundle, it has no {MANIFEST}")
     report = VerifyReport()
-    _run(report, "files", lambda: check_files(folder, manifest), skip, progress)
+    _run(report, "manifest", lambda: f"{len(read_manifest(folder)['files'])} files listed", (), progress)
     opened: list[OpenBundle] = []
-    _run(report, "import", lambda: _open(folder, opened), (), progress)
+    if report.passed:
+        _run(report, "files", lambda: check_files(folder, read_manifest(folder)), skip, progress)
+        _run(report, "import", lambda: _open(folder, opened), (), progress)
     for name, check in CHECKS.items():
-        if opened:
-            _run(report, name, partial(check, opened[0]), skip, progress)
+        reason = _reason_to_leave_out(report, name, opened)
+        if reason:
+            report.results.append(CheckResult(name, Status.SKIPPED, reason))
         else:
-            report.results.append(CheckResult(name, Status.SKIPPED, "the bundle could not be imported"))
+            _run(report, name, partial(check, opened[0]), skip, progress)
     return report
 
 
 def _open(folder: Path, opened: list[OpenBundle]) -> str:
     opened.append(open_bundle(folder))
     return f"{NETWORK} follows its schema"
+
+
+def _reason_to_leave_out(report: VerifyReport, name: str, opened: list[OpenBundle]) -> str | None:
+    failed = [result.name for result in report.results if result.status is Status.FAILED]
+    if not opened:
+        return "the bundle could not be imported"
+    if "graph" in failed:
+        return "the graph is not valid"
+    if name == "csim" and failed:
+        return f"not run, because {failed[0]} failed"
+    return None
 
 
 def _run(
@@ -133,3 +162,5 @@ def _run(
         raise
     except YoloHwError as error:
         report.results.append(CheckResult(name, Status.FAILED, str(error)))
+    except OSError as error:
+        report.results.append(CheckResult(name, Status.FAILED, f"{error.filename}: cannot read: {error.strerror}"))

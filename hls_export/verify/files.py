@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of a bundle's files: manifest, digests, schema, parameters, descriptors, derived texts."""
+"""Checks of a bundle's files: digests, proofs, descriptors, parameters."""
 
 from __future__ import annotations
 
+import os
 import stat
 import zlib
 from dataclasses import dataclass, fields
@@ -12,17 +13,12 @@ from typing import Any
 import numpy as np
 
 from hls_export.bundle.descriptor import RECORD_BYTES, Descriptor, field_offset, pack_descriptors, unpack_descriptors
-from hls_export.bundle.headers import config_header, incbin_source, model_header, network_header
 from hls_export.bundle.manifest import MANIFEST, bundle_files, file_digest
-from hls_export.bundle.memmap import memmap_csv, memmap_document, memmap_header
 from hls_export.bundle.network_json import accumulator_proofs
-from hls_export.bundle.text_memory import text_memories
-from hls_export.bundle.write import ENGINE, core_headers
 from hls_export.pack.params import NO_PARAMS, BlockReader, ConvLayout, ParamBlock
 from hls_export.plan import AcceleratorPlan
 from yolo_hw.errors import BundleError
 from yolo_hw.intgraph import nodes as N
-from yolo_hw.intgraph.io import json_bytes
 
 
 @dataclass(frozen=True)
@@ -31,12 +27,14 @@ class OpenBundle:
 
     Attributes:
         folder: Where it is.
+        manifest: ``manifest.json``.
         document: ``network.json``.
         plan: The plan rebuilt from it.
         blocks: Parameter block of every command.
     """
 
     folder: Path
+    manifest: dict[str, Any]
     document: dict[str, Any]
     plan: AcceleratorPlan
     blocks: list[ParamBlock]
@@ -46,8 +44,23 @@ class OpenBundle:
         return (self.folder / path).read_bytes()
 
 
+def check_plain(folder: Path) -> None:
+    """Check that a folder holds nothing but folders and plain files, so that reading one ends and stays inside.
+
+    Raises:
+        BundleError: Names the link, device or pipe.
+    """
+    for parent, folders, files in os.walk(folder):
+        for name in sorted(folders + files):
+            path = Path(parent, name)
+            mode = path.lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise BundleError(f"{path.relative_to(folder).as_posix()}: must be a plain file")
+
+
 def check_files(folder: Path, manifest: dict[str, Any]) -> str:
     """Check that the files are exactly those of the manifest, with its sizes and digests."""
+    check_plain(folder)
     listed = {entry["path"]: entry for entry in manifest["files"]}
     present = {path.relative_to(folder).as_posix(): path for path in bundle_files(folder)}
     for path in sorted(set(listed) | set(present)):
@@ -55,11 +68,9 @@ def check_files(folder: Path, manifest: dict[str, Any]) -> str:
             raise BundleError(f"{path}: is listed in {MANIFEST}, but missing")
         if path not in listed:
             raise BundleError(f"{path}: is not listed in {MANIFEST}")
-        status = present[path].lstat()
-        if not stat.S_ISREG(status.st_mode):
-            raise BundleError(f"{path}: must be a plain file")
-        if status.st_size != listed[path]["bytes"]:
-            raise BundleError(f"{path}: must have {listed[path]['bytes']} bytes, got {status.st_size}")
+        size = present[path].stat().st_size
+        if size != listed[path]["bytes"]:
+            raise BundleError(f"{path}: must have {listed[path]['bytes']} bytes, got {size}")
         if file_digest(present[path]) != listed[path]["sha256"]:
             raise BundleError(f"{path}: its sha256 is not the one in {MANIFEST}")
     return f"{len(listed)} files"
@@ -84,12 +95,12 @@ def check_descriptors(bundle: OpenBundle) -> str:
     records = unpack_descriptors(bundle.read("ddr/descriptors.bin"))
     expected = pack_descriptors(bundle.plan, bundle.blocks)
     if len(records) != len(expected):
-        raise BundleError(f"descriptors: must have {len(expected)} records, got {len(records)}")
+        raise BundleError(f"ddr/descriptors.bin: must have {len(expected)} records, got {len(records)}")
     for i, (record, descriptor) in enumerate(zip(records, expected, strict=True)):
         wanted = descriptor.pack()
         if record != wanted:
             field = _first_field(record, wanted)
-            raise BundleError(f"descriptors: record {i} ({bundle.plan.program[i].node}): field {field} differs")
+            raise BundleError(f"ddr/descriptors.bin: record {i} ({bundle.plan.program[i].node}): field {field} differs")
     return f"{len(records)} records of {RECORD_BYTES} bytes"
 
 
@@ -107,16 +118,16 @@ def check_params(bundle: OpenBundle) -> str:
     graph, plan = bundle.plan.graph, bundle.plan
     end = max((block.offset + block.bytes for block in bundle.blocks), default=0)
     if len(image) != end:
-        raise BundleError(f"params: the image must have {end} bytes, got {len(image)}")
+        raise BundleError(f"ddr/params.bin: the image must have {end} bytes, got {len(image)}")
     count = 0
     for command, block in zip(plan.program, bundle.blocks, strict=True):
         node = graph.node(command.node)
         if block is NO_PARAMS:
             if isinstance(node, N.Conv2d):
-                raise BundleError(f"params: {node.name} has no parameter block")
+                raise BundleError(f"ddr/params.bin: {node.name} has no parameter block")
             continue
         if zlib.crc32(image[block.offset : block.offset + block.bytes]) != block.crc32:
-            raise BundleError(f"params: {node.name}: the block's CRC-32 is not the stated one")
+            raise BundleError(f"ddr/params.bin: {node.name}: the block's CRC-32 is not the stated one")
         if isinstance(node, N.Conv2d):
             _compare_conv(
                 bundle, node, BlockReader(image, block, node, ConvLayout(command, len(node.bias), plan.config))
@@ -139,8 +150,8 @@ def _compare_conv(bundle: OpenBundle, node: N.Conv2d, reader: BlockReader) -> No
         if unequal.any():
             at = tuple(int(v) for v in np.unravel_index(int(unequal.argmax()), unequal.shape))
             raise BundleError(
-                f"params: {node.name}: {role} {at} is {int(expected[at])} in params.npz, but {int(found[at])} in "
-                "ddr/params.bin"
+                f"ddr/params.bin: {node.name}: {role} {at} must be {int(expected[at])} as in params.npz, got "
+                f"{int(found[at])}"
             )
 
 
@@ -150,32 +161,4 @@ def _compare_table(image: bytes, block: ParamBlock, node: N.Node) -> None:
         return
     found = np.frombuffer(image[block.table : block.table + 2 * table.size], "<i2")
     if found.size != table.size or (found != table).any():
-        raise BundleError(f"params: {node.name}: the activation table in the DDR image differs from params.npz")
-
-
-def check_texts(bundle: OpenBundle) -> str:
-    """Regenerate every file that follows from the network document and compare bytes."""
-    params, descriptors = bundle.read("ddr/params.bin"), bundle.read("ddr/descriptors.bin")
-    plan = bundle.plan
-    memmap = memmap_document(plan, len(params), len(descriptors))
-    golden = bundle.document["golden"]
-    cases = [case["case"] for case in golden["cases"]] if golden["full"] else []
-    expected: dict[str, bytes] = {
-        "ddr/memmap.json": json_bytes(memmap),
-        "ddr/memmap.csv": memmap_csv(memmap).encode(),
-        "ddr/memmap.h": memmap_header(memmap).encode(),
-        "include/yolo_hw_model.h": model_header(plan, len(params), pack_descriptors(plan, bundle.blocks)).encode(),
-        "include/yhw_descriptor.h": (ENGINE / "yhw_descriptor.h").read_bytes(),
-        "src/yolo_hw_model.S": incbin_source(plan.config.align).encode(),
-        "hls/yhw_config.h": config_header(plan).encode(),
-        "hls/yhw_network.h": network_header(plan, cases).encode(),
-    }
-    for name, data, word_bytes in (("params", params, plan.config.lanes), ("descriptors", descriptors, 4)):
-        expected |= {f"mem/{file}": text.encode() for file, text in text_memories(name, data, word_bytes).items()}
-    expected |= {f"hls/core/{path.name}": path.read_bytes() for path in core_headers()}
-    for path, content in expected.items():
-        if not (bundle.folder / path).is_file():
-            raise BundleError(f"{path}: is missing")
-        if bundle.read(path) != content:
-            raise BundleError(f"{path}: differs from what this version writes for the network")
-    return f"{len(expected)} files"
+        raise BundleError(f"ddr/params.bin: {node.name}: the activation table differs from params.npz")

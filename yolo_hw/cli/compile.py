@@ -11,8 +11,8 @@ from hls_export.bundle.golden import GoldenOptions
 from hls_export.config import AcceleratorConfig
 from yolo_hw.cli.console import mebibytes, millions, note, print_json, print_table, step_progress
 from yolo_hw.cli.main import EXIT_DIFFERENCE
-from yolo_hw.cli.options import FilePath, quant_config, quant_options
-from yolo_hw.cli.verify import report_rows
+from yolo_hw.cli.options import BatchNormEpsilon, FilePath, quant_config, quant_options
+from yolo_hw.cli.verify import SkippableCheck, report_rows
 from yolo_hw.data.preprocess import Resize
 from yolo_hw.intgraph.cost import graph_cost
 from yolo_hw.nn.darknet import DARKNET_BN_EPS
@@ -34,12 +34,14 @@ from yolo_hw.pipeline import CompileConfig, CompileState, compile_network
 @click.option("--acc-words", type=int, default=1024, show_default=True, help="Accumulator buffer, words of TM sums.")
 @click.option("--max-taps", type=int, default=49, show_default=True, help="Kernel positions of the weight buffer.")
 @click.option("--resize", type=click.Choice([r.value for r in Resize]), default="stretch", show_default=True)
-@click.option("--bn-eps", type=float, default=DARKNET_BN_EPS, show_default=True, help="Batch-norm epsilon.")
+@click.option("--bn-eps", type=BatchNormEpsilon, default=DARKNET_BN_EPS, show_default=True, help="Batch-norm epsilon.")
 @click.option("--max-calib", type=click.IntRange(1), default=48, show_default=True, help="Calibration images at most.")
 @click.option("--golden-images", type=click.IntRange(1), default=1, show_default=True, help="Images in golden vectors.")
 @click.option("--golden-limit-mb", type=click.IntRange(0), default=256, show_default=True,
               help="Above this size golden vectors are digests only.")  # fmt: skip
-@click.option("--skip", multiple=True, help="A check to leave out, for example csim; may be repeated.")
+@click.option(
+    "--skip", multiple=True, type=SkippableCheck, help="A check to leave out, for example csim; may be repeated."
+)
 @click.option("--lenient", is_flag=True, help="Skip unknown training keys of the cfg with a warning.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(**options: Any) -> int:  # noqa: ANN401

@@ -44,7 +44,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
 @contextmanager
 def progress_bar(title: str, total: int) -> Iterator[Progress]:
     """Yield a progress display with one task of `total` units and an ETA; advance it with `advance_all`."""
-    with Progress(*_columns(), console=ERR, transient=True) as progress:
+    with Progress(*_columns(), console=ERR, transient=True, disable=not ERR.is_terminal) as progress:
         progress.add_task(title, total=total)
         yield progress
 
@@ -85,7 +85,7 @@ class StepProgress(pipeline.Progress):
 @contextmanager
 def step_progress() -> Iterator[StepProgress]:
     """Yield a display for the pipeline's steps."""
-    with Progress(*_columns(), console=ERR, transient=True) as progress:
+    with Progress(*_columns(), console=ERR, transient=True, disable=not ERR.is_terminal) as progress:
         yield StepProgress(progress)
 
 

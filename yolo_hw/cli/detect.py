@@ -18,7 +18,7 @@ from yolo_hw.cli.console import advance_all, note, print_json, print_table, prog
 from yolo_hw.cli.options import FilePath, class_names, make_runner, network_options, quant_options
 from yolo_hw.data.image import find_images
 from yolo_hw.data.preprocess import Resize
-from yolo_hw.errors import DataError
+from yolo_hw.errors import DataError, YoloHwError
 from yolo_hw.evaluate.detector import DetectorConfig, ImageResult, detect_files
 from yolo_hw.evaluate.draw import draw_detections
 from yolo_hw.nn.nms import NmsConfig
@@ -46,6 +46,7 @@ def command(**options: Any) -> None:  # noqa: ANN401
     nms = NmsConfig(confidence=options["conf"], iou=options["iou"], class_agnostic=options["agnostic"])
     out: Path = options["out"]
     stems = output_stems(paths)
+    _check_targets(paths, [out / stem for stem in stems.values()])
     documents = []
     skipped = 0
     with progress_bar("detect", len(paths)) as progress:
@@ -83,6 +84,13 @@ def output_stems(paths: list[Path]) -> dict[Path, str]:
         counts = Counter(stems.values())
         stems = {path: stem if counts[stem] == 1 else longer(path) for path, stem in stems.items()}
     return stems
+
+
+def _check_targets(paths: list[Path], targets: list[Path]) -> None:
+    """Refuse to write among the source images: pictures or label files there would be overwritten."""
+    both = {path.parent.resolve() for path in paths} & {target.parent.resolve() for target in targets}
+    if both:
+        raise YoloHwError(f"{min(both)}: --out must not be a folder of source images, choose another one")
 
 
 def _write(result: ImageResult, names: tuple[str, ...], target: Path, picture: bool) -> dict[str, Any]:

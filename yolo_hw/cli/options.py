@@ -27,6 +27,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 FilePath = click.Path(path_type=Path)
 
+BatchNormEpsilon = click.FloatRange(0, 1, min_open=True)
+
 
 def network_options(function: F) -> F:
     """Add the options that name a network: --cfg, --weights, --bundle, --engine, --names."""
@@ -42,7 +44,9 @@ def network_options(function: F) -> F:
             ),
             click.option("--calib", type=FilePath, help="Calibration images, for --engine int without a bundle."),
             click.option("--names", type=FilePath, help="Class names, one per line."),
-            click.option("--bn-eps", type=float, default=DARKNET_BN_EPS, show_default=True, help="Batch-norm epsilon."),
+            click.option(
+                "--bn-eps", type=BatchNormEpsilon, default=DARKNET_BN_EPS, show_default=True, help="Batch-norm epsilon."
+            ),
             click.option("--lenient", is_flag=True, help="Skip unknown training keys of the cfg with a warning."),
         ]
     ):

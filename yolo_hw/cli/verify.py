@@ -7,15 +7,19 @@ from pathlib import Path
 
 import click
 
-from hls_export.verify import VerifyReport, verify_bundle
+from hls_export.verify import CHECKS, VerifyReport, verify_bundle
 from yolo_hw.cli.console import print_json, print_table, step_progress
 from yolo_hw.cli.main import EXIT_DIFFERENCE
 from yolo_hw.cli.options import FilePath
 
+SkippableCheck = click.Choice(["files", *CHECKS])
+
 
 @click.command("verify", epilog="Example: yolo-hw verify build/")
 @click.argument("bundle", type=FilePath)
-@click.option("--skip", multiple=True, help="A check to leave out, for example csim; may be repeated.")
+@click.option(
+    "--skip", multiple=True, type=SkippableCheck, help="A check to leave out, for example csim; may be repeated."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(bundle: Path, skip: tuple[str, ...], as_json: bool) -> int:
     """Check files, schema, proofs, parameters, memory map and golden vectors, and run the accelerator's C++.

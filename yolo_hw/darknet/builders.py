@@ -60,10 +60,10 @@ def _convolutional(ctx: BuildContext, depthwise: bool = False) -> Layer:
     dilation = reader.integer("dilation", 1, 1) if size > 1 else 1
     padding = size // 2 if reader.flag("pad") else reader.integer("padding", 0)
     groups = source.c if depthwise else reader.integer("groups", 1, 1)
-    if source.c % groups or filters % groups:
-        reader.fail(f"groups={groups} must divide the {source.c} input channels and the {filters} filters", "groups")
     if depthwise and filters != source.c:
         reader.fail(f"filters must equal the {source.c} input channels, got {filters}", "filters")
+    if source.c % groups or filters % groups:
+        reader.fail(f"groups={groups} must divide the {source.c} input channels and the {filters} filters", "groups")
     extent = dilation * (size - 1) + 1
     pad = padding * dilation
     return L.Convolutional(

@@ -18,6 +18,9 @@ from yolo_hw.errors import CfgError
 MAX_CFG_BYTES = 8 << 20
 """Larger files are refused: the largest published darknet cfg has about 60 KB."""
 
+BYTE_ORDER_MARK = "\ufeff"
+"""What some editors put before UTF-8 text."""
+
 _COMMENT = re.compile(r"\s[#;]")
 
 
@@ -112,6 +115,9 @@ def parse_cfg(text: str, name: str = "<cfg>") -> Cfg:
         CfgError: A line is neither comment, section nor option, or an option precedes all sections.
     """
     cfg = Cfg(name, [], [])
+    if text.startswith(BYTE_ORDER_MARK):
+        cfg.preamble.append(BYTE_ORDER_MARK)
+        text = text[1:]
     for number, line in enumerate(text.splitlines(keepends=True), start=1):
         bare = line.strip()
         if not bare or bare[0] in "#;":
@@ -121,7 +127,7 @@ def parse_cfg(text: str, name: str = "<cfg>") -> Cfg:
         else:
             option = _option(line, name, number)
             if not cfg.sections:
-                raise CfgError(f"{name}:{number}: an option must follow a [section], got '{_short(bare)}'")
+                raise CfgError(f"{name}:{number}: an option must follow a [section], got '{shorten(bare)}'")
             cfg.sections[-1].items.append(option)
     return cfg
 
@@ -130,12 +136,12 @@ def read_cfg(path: str | Path) -> Cfg:
     """Read and parse a cfg file; see `parse_cfg`."""
     path = Path(path)
     try:
-        size = path.stat().st_size
-        if size > MAX_CFG_BYTES:
-            raise CfgError(f"{path}: a cfg file has at most {MAX_CFG_BYTES} bytes, got {size}")
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MAX_CFG_BYTES + 1)  # bounded: the path may be a device that never ends
     except OSError as error:
         raise CfgError(f"{path}: cannot read the cfg file: {error.strerror}") from None
+    if len(data) > MAX_CFG_BYTES:
+        raise CfgError(f"{path}: a cfg file has at most {MAX_CFG_BYTES} bytes, this one has more")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -148,7 +154,7 @@ def read_cfg(path: str | Path) -> Cfg:
 def _section_type(bare: str, name: str, number: int) -> str:
     match = re.match(r"^\[\s*([A-Za-z0-9_]+)\s*\]\s*([#;].*)?$", bare)
     if match is None:
-        raise CfgError(f"{name}:{number}: a section header must be [name], got '{_short(bare)}'")
+        raise CfgError(f"{name}:{number}: a section header must be [name], got '{shorten(bare)}'")
     return match.group(1)
 
 
@@ -156,7 +162,7 @@ def _option(line: str, name: str, number: int) -> Option:
     left, equals, right = line.partition("=")
     key = left.strip()
     if not equals or not key or any(map(str.isspace, key)):
-        raise CfgError(f"{name}:{number}: expected key=value, got '{_short(line.strip())}'")
+        raise CfgError(f"{name}:{number}: expected key=value, got '{shorten(line.strip())}'")
     comment = _COMMENT.search(right)
     body = right[: comment.start()] if comment else right
     value = body.strip()
@@ -172,5 +178,6 @@ def _option(line: str, name: str, number: int) -> Option:
     )
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else text[:57] + "..."
+def shorten(text: str, limit: int = 60) -> str:
+    """Return text of the file for a message, cut to `limit` characters."""
+    return text if len(text) <= limit else text[: limit - 3] + "..."

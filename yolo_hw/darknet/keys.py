@@ -8,7 +8,7 @@ a wrong network.
 
 from __future__ import annotations
 
-from yolo_hw.darknet.cfg import Cfg, Section
+from yolo_hw.darknet.cfg import Cfg, Section, shorten
 from yolo_hw.errors import CfgError, nearest
 
 ALIASES = {
@@ -141,7 +141,7 @@ def check_keys(cfg: Cfg, *, lenient: bool = False) -> list[str]:
         kind = canonical(section.type)
         if kind not in STRUCTURE:
             hint = nearest(section.type, [*STRUCTURE, *ALIASES])
-            raise CfgError(f"{cfg.name}:{section.line}: unknown section [{section.type}]{hint}")
+            raise CfgError(f"{cfg.name}:{section.line}: unknown section [{shorten(section.type)}]{hint}")
         _check_section(cfg.name, kind, section, lenient, warnings)
     return warnings
 
@@ -152,18 +152,17 @@ def _check_section(name: str, kind: str, section: Section, lenient: bool, warnin
     first: dict[str, str] = {}
     for option in section.options:
         where = f"{name}:{option.line} [{section.type}]"
+        key, value = shorten(option.key), shorten(option.value)
         if option.key in neutral:
             if option.value.strip() not in (neutral[option.key], neutral[option.key] + ".0"):
-                raise CfgError(
-                    f"{where}: {option.key}={option.value} is not supported; only {option.key}={neutral[option.key]} is"
-                )
+                raise CfgError(f"{where}: {key}={value} is not supported; only {key}={neutral[option.key]} is")
         elif option.key not in known:
             if not (lenient and _may_skip(kind, option.key)):
                 hint = nearest(option.key, known) or _lenient_hint(kind)
-                raise CfgError(f"{where}: unknown key '{option.key}'{hint}")
-            warnings.append(f"{where}: unknown key '{option.key}' skipped")
+                raise CfgError(f"{where}: unknown key '{key}'{hint}")
+            warnings.append(f"{where}: unknown key '{key}' skipped")
         if option.key in first and first[option.key] != option.value:
-            warnings.append(f"{where}: {option.key} is given twice, the first value '{first[option.key]}' is used")
+            warnings.append(f"{where}: {key} is given twice, the first value '{shorten(first[option.key])}' is used")
         first.setdefault(option.key, option.value)
 
 

@@ -16,8 +16,11 @@ from yolo_hw.darknet.layers import DetectionHead, Layer, Shape
 from yolo_hw.darknet.section_reader import SectionReader
 from yolo_hw.errors import CfgError
 
-MAX_MAP_ELEMENTS = 1 << 30
-"""Largest feature map: 2**30 elements; a larger one is a mistake in the cfg."""
+MAX_MAP_ELEMENTS = 1 << 28
+"""Largest feature map, 1 GiB in float32; a larger one is a mistake in the cfg."""
+
+MAX_PARAMS = 1 << 29
+"""Parameters of the whole network, 2 GiB in float32: eight times the largest published darknet network."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ def build_network(cfg: Cfg, *, lenient: bool = False) -> Network:
     shape = Shape(net.integer("channels", 3, 1), net.integer("height", None, 1), net.integer("width", None, 1))
     _check_map(net, shape)
     built: list[Layer] = []
+    params = 0
     for section in cfg.sections[1:]:
         kind = canonical(section.type)
         if kind == "net":
@@ -99,6 +103,9 @@ def build_network(cfg: Cfg, *, lenient: bool = False) -> Network:
         context = BuildContext(SectionReader(cfg.name, section), built, shape)
         layer = BUILDERS[kind](context)
         _check_map(context.reader, layer.shape)
+        params += sum(param.numel for param in layer.params)
+        if params > MAX_PARAMS:
+            context.reader.fail(f"a network must have at most {MAX_PARAMS} parameters, got {params} up to this layer")
         built.append(layer)
     return Network(Path(cfg.name).stem, shape, tuple(built), tuple(warnings))
 

@@ -7,11 +7,14 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeVar
 
-from yolo_hw.darknet.cfg import Option, Section
+from yolo_hw.darknet.cfg import Option, Section, shorten
 from yolo_hw.darknet.layers import ACTIVATION_ALIASES, ACTIVATIONS
 from yolo_hw.errors import CfgError, nearest
 
 T = TypeVar("T")
+
+MAX_MESSAGE = 300
+"""Characters of a message; what a file holds may be of any length."""
 
 MAX_EXTENT = 1 << 16
 """Upper bound of any size, count or index in a cfg."""
@@ -29,7 +32,7 @@ class SectionReader:
         """Raise a CfgError at the option `key`, or at the section header."""
         option = self.section.get(key) if key else None
         line = option.line if option else self.section.line
-        raise CfgError(f"{self.cfg_name}:{line} [{self.section.type}]: {message}")
+        raise CfgError(f"{self.cfg_name}:{line} [{shorten(self.section.type)}]: {shorten(message, MAX_MESSAGE)}")
 
     def has(self, key: str) -> bool:
         """Whether the section gives `key`."""
@@ -87,7 +90,7 @@ class SectionReader:
         try:
             values = tuple(convert(part) for part in parts)
         except ValueError:
-            self.fail(f"{key} must be a list of {what}, got '{option.value[:60]}'", key)
+            self.fail(f"{key} must be a list of {what}, got '{shorten(option.value)}'", key)
         if not 1 <= len(values) <= MAX_EXTENT:
             self.fail(f"{key} must not be empty", key)
         return values
@@ -102,7 +105,7 @@ class SectionReader:
         try:
             return convert(option.value)
         except ValueError:
-            self.fail(f"{option.key} must be {what}, got '{option.value[:60]}'", option.key)
+            self.fail(f"{option.key} must be {what}, got '{shorten(option.value)}'", option.key)
 
 
 def _finite(text: str) -> float:

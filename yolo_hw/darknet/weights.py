@@ -9,6 +9,7 @@ meaning, so every length is checked against the network before anything is alloc
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -108,17 +109,16 @@ def read_weights(path: str | Path, network: Network, *, partial: bool = False) -
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            header = Header.unpack(file.read(20), path.name)
+            layout = _layout(network, _File(path.name, header.size, _count_floats(path, size - header.size)), partial)
+            file.seek(header.size)
+            floats = np.fromfile(file, "<f4")
     except OSError as error:
-        raise WeightsError(f"{path}: cannot read the weights file: {error.strerror}") from None
-    header = Header.unpack(data[:20], path.name)
-    body = len(data) - header.size
-    if body % 4:
-        raise WeightsError(f"{path.name}: {body} bytes after the header are not a whole number of float32; truncated?")
-    floats = np.frombuffer(data, "<f4", offset=header.size)
-    place = _File(path.name, header.size, floats.size)
+        raise WeightsError(f"{path}: cannot read the weights file: {error.strerror or error}") from None
     weights = Weights({}, header)
-    for layer, start, stop in _layout(network, place, partial):
+    for layer, start, stop in layout:
         weights.loaded_layers = layer.index + 1
         if stop > start:
             weights.layers[layer.index] = _take(layer, floats[start:stop], header)
@@ -149,6 +149,15 @@ def write_weights(path: str | Path, network: Network, weights: Weights) -> None:
                 if isinstance(layer, Connected) and param.role == "weight" and weights.header.transposed:
                     array = array.T
                 file.write(np.ascontiguousarray(array, "<f4").tobytes())
+
+
+def _count_floats(path: Path, body: int) -> int:
+    """Return how many floats `body` bytes after the header hold."""
+    if not path.is_file():
+        raise WeightsError(f"{path}: the weights must be a regular file: its size is checked before anything is read")
+    if body % 4:
+        raise WeightsError(f"{path.name}: {body} bytes after the header are not a whole number of float32; truncated?")
+    return body // 4
 
 
 @dataclass(frozen=True)

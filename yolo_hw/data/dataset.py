@@ -124,7 +124,7 @@ def read_coco(annotations: str | Path, images: str | Path) -> DetectionDataset:
         return DetectionDataset(tuple(str(c["name"]) for c in categories), items)
     except OSError as error:
         raise DataError(f"{annotations}: cannot read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{annotations}: not a COCO instances file: {type(error).__name__} {error}") from None
 
 
@@ -153,10 +153,10 @@ def read_yolo(images: Sequence[Path], names: Sequence[str] | None = None) -> Det
         names: Class names; without them classes are named by number.
 
     Returns:
-        The data set; an image without a label file has no objects.
+        The data set; an image without a label file has no objects, nor has one that cannot be read (with a warning).
 
     Raises:
-        DataError: A label line is malformed.
+        DataError: A label file is malformed.
     """
     warnings: list[str] = []
     items = tuple(_yolo_item(path, warnings) for path in images)
@@ -178,11 +178,15 @@ def label_path(image: Path) -> Path:
 
 
 def _yolo_item(path: Path, warnings: list[str]) -> Item:
-    height, width = image_size(path)
     labels = label_path(path)
     rows: list[tuple[int, float, float, float, float]] = []
-    if labels.is_file():
-        for number, line in enumerate(labels.read_text("utf-8").splitlines(), start=1):
+    try:
+        height, width = image_size(path)
+    except DataError as error:
+        warnings.append(f"{error}; its labels are not used")
+        height, width = 0, 0
+    if height and labels.is_file():
+        for number, line in enumerate(_label_lines(labels), start=1):
             if line.strip():
                 row = _yolo_row(labels, number, line)
                 if row[3] <= 0 or row[4] <= 0:
@@ -194,6 +198,13 @@ def _yolo_item(path: Path, warnings: list[str]) -> Item:
     boxes = np.concatenate([table[:, 1:3] - half, table[:, 1:3] + half], 1) * np.array([width, height] * 2)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
     return Item(path, (height, width), boxes, table[:, 0].astype(np.int64), np.zeros(len(table), np.bool_), areas)
+
+
+def _label_lines(path: Path) -> list[str]:
+    try:
+        return path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot read the labels: {error}") from None
 
 
 def _yolo_row(path: Path, number: int, line: str) -> tuple[int, float, float, float, float]:

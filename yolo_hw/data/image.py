@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -30,34 +34,45 @@ def read_image(path: str | Path) -> ImageArray:
     Raises:
         DataError: The file is missing, truncated, too large or no image.
     """
+    with _opened(path) as file:
+        image = ImageOps.exif_transpose(file)
+        if image.mode.startswith("I"):  # 16 bits (or 16 bits in 32)
+            image = Image.fromarray((np.clip(np.asarray(image), 0, 0xFFFF) >> 8).astype(np.uint8))
+        return np.array(image.convert("RGB"), np.uint8)
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Return (height, width) as `read_image` would give them, from the file's header; raises like it."""
+    with _opened(path) as file:
+        width, height = file.size
+        if file.getexif().get(0x0112, 1) >= 5:  # Exif orientation 5..8 swaps the sides
+            width, height = height, width
+        return height, width
+
+
+_DECODER_ERRORS = (
+    *(OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, NotImplementedError),
+    *(struct.error, zlib.error, Image.DecompressionBombWarning, Image.DecompressionBombError),
+)
+"""What Pillow's decoders raise on damaged files of one format or another."""
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
+    """Yield an image file that may be too large, damaged or missing; every failure is a DataError."""
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # Pillow's remarks on damaged metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as file:
-                image = ImageOps.exif_transpose(file)
-                if image.mode.startswith("I;16"):
-                    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-                return np.array(image.convert("RGB"), np.uint8)
+                yield file
     except FileNotFoundError:
         raise DataError(f"{path}: no such image") from None
     except UnidentifiedImageError:
         raise DataError(f"{path}: not an image of a known format") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot read the image: {error}") from None
-
-
-def image_size(path: str | Path) -> tuple[int, int]:
-    """Return (height, width) as `read_image` would give them, from the file's header."""
-    try:
-        with Image.open(path) as file:
-            width, height = file.size
-            if file.getexif().get(0x0112, 1) >= 5:  # Exif orientation 5..8 swaps the sides
-                width, height = height, width
-            return height, width
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such image") from None
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{path}: cannot read the image: {error}") from None
+    except _DECODER_ERRORS as error:
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise DataError(f"{path}: cannot read the image: {reason}") from None
 
 
 def find_images(source: str | Path) -> list[Path]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from yolo_hw.darknet.layers import Shape
 from yolo_hw.data.image import ImageArray
+from yolo_hw.errors import YoloHwError
 
 LETTERBOX_FILL = 128
 """Grey of the letterbox border, darknet's 0.5."""
@@ -64,7 +65,12 @@ def fit_image(image: ImageArray, net: Shape, mode: Resize) -> tuple[ImageArray, 
 
     Returns:
         [net.h, net.w, net.c] uint8 and the placement for mapping boxes back.
+
+    Raises:
+        YoloHwError: The network's input is neither grey nor RGB.
     """
+    if net.c not in (1, 3):
+        raise YoloHwError(f"the network's input has {net.c} channels: images can be given to 1 (grey) or 3 (RGB) only")
     height, width = image.shape[:2]
     if mode is Resize.STRETCH:
         inner_w, inner_h = net.w, net.h

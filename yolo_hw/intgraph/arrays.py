@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import io
 import math
+import tokenize
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +23,16 @@ _HEADER_LIMIT = 1 << 16
 
 def write_arrays(path: str | Path, arrays: Mapping[str, npt.NDArray[np.integer[Any]]]) -> None:
     """Write integer arrays to an uncompressed npz file; equal arrays give equal bytes."""
-    with atomic_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        pack_arrays(file, arrays)
+
+
+def pack_arrays(file: BinaryIO, arrays: Mapping[str, npt.NDArray[np.integer[Any]]]) -> None:
+    """Write what `write_arrays` writes to an open file."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(arrays):
             buffer = io.BytesIO()
-            little = np.ascontiguousarray(arrays[name].astype(arrays[name].dtype.newbyteorder("<")))
+            little = np.asarray(arrays[name], arrays[name].dtype.newbyteorder("<"), order="C")
             np.lib.format.write_array(buffer, little, version=(1, 0), allow_pickle=False)
             archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), buffer.getvalue())
 
@@ -40,11 +47,15 @@ def read_arrays(path: str | Path) -> dict[str, npt.NDArray[np.integer[Any]]]:
     path = Path(path)
     try:
         with zipfile.ZipFile(path) as archive:
-            return {_member_name(path, info): _read_member(path, archive, info) for info in archive.infolist()}
+            members = archive.infolist()
+            arrays = {_member_name(path, info): _read_member(path, archive, info) for info in members}
     except OSError as error:
         raise GraphError(f"{path}: cannot read: {error.strerror}") from None
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
         raise GraphError(f"{path}: not an npz file: {error}") from None
+    if len(arrays) < len(members):
+        raise GraphError(f"{path}: every array must have its own name, one occurs twice")
+    return arrays
 
 
 def _member_name(path: Path, info: zipfile.ZipInfo) -> str:
@@ -65,11 +76,11 @@ def _read_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) ->
         if np.lib.format.read_magic(stream) != (1, 0):
             raise ValueError("unknown npy version")
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream, max_header_size=_HEADER_LIMIT)
-    except ValueError as error:
-        raise GraphError(f"{where}: not an npy array: {error}") from None
+    except (ValueError, TypeError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError) as error:
+        raise GraphError(f"{where}: not an npy array: {error}") from None  # numpy parses the header as Python text
     if dtype.kind not in "iu" or fortran:
         raise GraphError(f"{where}: must be a row-major integer array, got {dtype}")
     expected = math.prod(shape) * dtype.itemsize
-    if len(data) - stream.tell() != expected:
+    if len(data) - stream.tell() != expected or min(shape, default=0) < 0:
         raise GraphError(f"{where}: shape {shape} needs {expected} bytes, found {len(data) - stream.tell()}")
     return np.frombuffer(data, dtype, offset=stream.tell()).reshape(shape)

@@ -24,6 +24,9 @@ from yolo_hw.intgraph.requant import WIDE_BITS
 
 MAX_WEIGHT_BITS = 16
 BIAS_BITS = 32
+ACC_BITS = (32, 48)
+MIN_SHIFT = -16
+MAX_SHIFT = 47
 
 
 def check_graph(graph: IntGraph) -> None:
@@ -34,6 +37,20 @@ def check_graph(graph: IntGraph) -> None:
     """
     for check in CHECKS:
         check(graph)
+
+
+def contract_is_supported(graph: IntGraph) -> None:
+    """Accumulators have 32 or 48 bits, and output shifts a range every implementation covers."""
+    c = graph.contract
+    if c.acc_bits not in ACC_BITS:
+        _fail(contract_is_supported, graph, "contract", f"acc_bits must be one of {ACC_BITS}, got {c.acc_bits}")
+    if not MIN_SHIFT <= c.min_shift <= 0 <= c.max_shift <= MAX_SHIFT:
+        _fail(
+            contract_is_supported,
+            graph,
+            "contract",
+            f"shifts must lie in [{MIN_SHIFT}, {MAX_SHIFT}] and include 0, got [{c.min_shift}, {c.max_shift}]",
+        )
 
 
 def names_are_unique(graph: IntGraph) -> None:
@@ -102,6 +119,8 @@ def windows_fit(graph: IntGraph) -> None:
         window = node.window
         if min(*window.size, *window.stride, *window.dilation) < 1 or min(window.pad) < 0:
             _fail(windows_fit, graph, node.name, f"size, stride, dilation must be >= 1 and pad >= 0, got {window}")
+        if isinstance(node, N.MaxPool) and window.dilation != (1, 1):
+            _fail(windows_fit, graph, node.name, f"a pool must have dilation 1, got {window.dilation}")
         for axis in (0, 1):
             last = (out.shape[1 + axis] - 1) * window.stride[axis] - window.pad[axis]
             if window.pad[axis] >= window.extent(axis) or last >= inputs[0].shape[1 + axis]:
@@ -217,6 +236,7 @@ def heads_fit(graph: IntGraph) -> None:
 
 
 CHECKS: tuple[Callable[[IntGraph], None], ...] = (
+    contract_is_supported,
     names_are_unique,
     nodes_are_ordered,
     nodes_are_used,
@@ -227,10 +247,10 @@ CHECKS: tuple[Callable[[IntGraph], None], ...] = (
     moving_nodes_keep_format,
     weights_are_in_range,
     biases_fit_int32,
-    accumulators_fit,
-    shifts_are_legal,
     alignments_are_legal,
     activations_are_valid,
+    accumulators_fit,
+    shifts_are_legal,
     averages_are_exact,
     heads_fit,
 )
@@ -288,10 +308,11 @@ def _check_activation(graph: IntGraph, name: str, act: Activation, out: TensorIn
             _fail(check, graph, name, f"the cap must be in [0, {out.fmt.hi}], got {act.cap}")
     elif act.function not in ("linear", "leaky"):
         _fail(check, graph, name, f"the function '{act.function}' needs a table")
-    if not (0 <= act.slope_mul < 1 << 16 and 0 <= act.slope_shift < 32):
-        _fail(
-            check, graph, name, f"the slope must be mul < 2**16 and shift < 32, got {act.slope_mul}, {act.slope_shift}"
-        )
+    slope = (act.slope_mul, act.slope_shift)
+    if not (1 <= act.slope_mul < 1 << 16 and 0 <= act.slope_shift < 32):
+        _fail(check, graph, name, f"the slope must be mul in [1, 2**16) and shift in [0, 32), got {slope}")
+    if act.function != "leaky" and slope != (1, 0):
+        _fail(check, graph, name, f"only leaky has a slope, got {act.function} with {slope}")
 
 
 def _check_range(check: Callable[[IntGraph], None], graph: IntGraph, name: str, values: IntArray, bits: int) -> None:

@@ -7,13 +7,13 @@ is built from it. All numbers that hardware sees are integers.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-import jsonschema
 import numpy as np
 import numpy.typing as npt
 
@@ -25,6 +25,7 @@ from yolo_hw.intgraph import nodes as N
 from yolo_hw.intgraph.graph import IntGraph, Output
 from yolo_hw.intgraph.nodes import NODE_TYPES, Activation, Node, TensorInfo
 from yolo_hw.intgraph.requant import NumericContract
+from yolo_hw.intgraph.schema import first_violation
 
 SCHEMA_ID = "yolo_hw.intgraph/1"
 SCHEMA_FILE = Path(__file__).with_name("graph.schema.json")
@@ -72,9 +73,12 @@ def decode_graph(document: Json, arrays: Mapping[str, npt.NDArray[np.integer[Any
         GraphError: The document does not follow the schema, or an array is missing or left over. Call `check_graph` on
             the result for the graph's own invariants.
     """
-    error = next(iter(jsonschema.Draft202012Validator(graph_schema()).iter_errors(document)), None)
-    if error is not None:
-        raise GraphError(f"graph document: {error.json_path}: {error.message[:200]}")
+    violation = first_violation(document, graph_schema())
+    if violation:
+        raise GraphError(f"graph document: {violation}")
+    names = [tensor["name"] for tensor in document["tensors"]]
+    if len(set(names)) < len(names):
+        raise GraphError(f"graph document: tensor {max(names, key=names.count)} is declared twice")
     left = dict(arrays)
     contract = document["contract"]
     graph = IntGraph(
@@ -184,7 +188,11 @@ def _decode_node(document: Json, arrays: dict[str, npt.NDArray[np.integer[Any]]]
         has_table = "table_argument" in document["activation"]
         table = _take(arrays, document["name"], "table") if has_table else None
         fields["act"] = _decode_activation(document["activation"], table)
-    return NODE_TYPES[document["op"]](**fields)
+    node_type = NODE_TYPES[document["op"]]
+    foreign = fields.keys() - {known.name for known in dataclasses.fields(node_type)}
+    if foreign:
+        raise GraphError(f"graph document: {document['name']}: a {document['op']} has no '{min(foreign)}'")
+    return node_type(**fields)
 
 
 def _take(arrays: dict[str, npt.NDArray[np.integer[Any]]], name: str, role: str) -> IntArray:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from yolo_hw.fixedpoint import IntArray, Overflow, Rounding
 from yolo_hw.geometry import Window
 from yolo_hw.intgraph import nodes as N
 from yolo_hw.intgraph.bounds import accumulator_bound
+from yolo_hw.intgraph.execute import check_input
 from yolo_hw.intgraph.graph import INPUT, IntGraph
 from yolo_hw.intgraph.kernels import reorg_sources
 from yolo_hw.intgraph.nodes import Node
@@ -31,6 +33,7 @@ CodeArray = npt.NDArray[np.int16]
 
 _ROUNDING = {Rounding.HALF_UP: 0, Rounding.HALF_EVEN: 1, Rounding.HALF_AWAY: 2, Rounding.FLOOR: 3}
 _OVERFLOW = {Overflow.SATURATE: 0, Overflow.SATURATE_SYMMETRIC: 1, Overflow.WRAP: 2}
+MAX_THREADS = 256
 NARROW_BITS = 31
 """Requantisation runs in 32 bits where the product and its rounding constant stay below 2**31."""
 
@@ -41,7 +44,7 @@ def engine_paths() -> list[str]:
 
 
 class Engine:
-    """A graph compiled for the engine.
+    """A graph compiled for the engine. Threads may share one; their runs follow one after the other.
 
     Attributes:
         graph: The graph.
@@ -55,16 +58,19 @@ class Engine:
         Args:
             graph: A graph that passes `check_graph`.
             path: ``auto``, or one of `engine_paths`.
-            threads: 0 means one per processor.
+            threads: At most `MAX_THREADS`; 0 means one per processor.
 
         Raises:
-            GraphError: The path is unknown or cannot run here.
+            GraphError: The path is unknown or cannot run here, or the number of threads is out of range.
         """
+        if not 0 <= threads <= MAX_THREADS:
+            raise GraphError(f"threads must be in [0, {MAX_THREADS}], got {threads}")
         try:
             self._engine = _engine.Engine(path, threads, tuple(graph.input_shape))
         except ValueError as error:
             raise GraphError(f"{error}; available: {', '.join(engine_paths())}") from None
         self.graph = graph
+        self._lock = threading.Lock()
         self._index = {INPUT: 0}
         for node in graph.nodes:
             self._index[node.name] = _ADD[type(node)](self, node)
@@ -87,19 +93,22 @@ class Engine:
 
         Returns:
             Codes [K, h, w] int16 of every output, in the order of `graph.outputs`.
+
+        Raises:
+            GraphError: The input has another shape, type or range.
         """
-        self._run(codes)
-        return [self._engine.read(self._index[output.tensor]) for output in self.graph.outputs]
+        return self._run(codes, [output.tensor for output in self.graph.outputs])
 
     def run_all(self, codes: npt.NDArray[np.integer[Any]]) -> dict[str, CodeArray]:
         """Run one image and return the codes of every node by name."""
-        self._run(codes)
-        return {node.name: self._engine.read(self._index[node.name]) for node in self.graph.nodes}
+        names = [node.name for node in self.graph.nodes]
+        return dict(zip(names, self._run(codes, names), strict=True))
 
-    def _run(self, codes: npt.NDArray[np.integer[Any]]) -> None:
-        if codes.shape != self.graph.input_shape:
-            raise GraphError(f"the input must have shape {self.graph.input_shape}, got {codes.shape}")
-        self._engine.run(np.ascontiguousarray(codes, np.int16))
+    def _run(self, codes: npt.NDArray[np.integer[Any]], wanted: list[str]) -> list[CodeArray]:
+        check_input(self.graph, codes)
+        with self._lock:
+            self._engine.run(np.ascontiguousarray(codes, np.int16))
+            return [self._engine.read(self._index[name]) for name in wanted]
 
     def _inputs(self, node: Node) -> list[int]:
         return [self._index[name] for name in node.inputs]

@@ -20,6 +20,21 @@ def image_codes(image: npt.NDArray[np.uint8]) -> IntArray:
     return np.ascontiguousarray(image.transpose(2, 0, 1), np.int64)
 
 
+def check_input(graph: IntGraph, codes: npt.NDArray[np.integer[Any]]) -> None:
+    """Check that `codes` is an integer array [C, H, W] of the input's shape and within its format.
+
+    Raises:
+        GraphError: It is not.
+    """
+    info = graph.tensors[INPUT]
+    if codes.shape != info.shape:
+        raise GraphError(f"{graph.name}: the input must have shape {info.shape}, got {codes.shape}")
+    if codes.dtype.kind not in "iu":
+        raise GraphError(f"{graph.name}: the input must hold integer codes, got {codes.dtype}")
+    if codes.size and (codes.min() < info.fmt.lo or codes.max() > info.fmt.hi):
+        raise GraphError(f"{graph.name}: input codes must lie in [{info.fmt.lo}, {info.fmt.hi}]")
+
+
 def execute(graph: IntGraph, codes: npt.NDArray[np.integer[Any]]) -> Iterator[tuple[str, Result]]:
     """Run a graph on one image, node by node.
 
@@ -31,13 +46,9 @@ def execute(graph: IntGraph, codes: npt.NDArray[np.integer[Any]]) -> Iterator[tu
         (node name, codes and accumulators) in execution order; maps nobody needs any more are dropped.
 
     Raises:
-        GraphError: The input has another shape or codes outside its format.
+        GraphError: See `check_input`.
     """
-    info = graph.tensors[INPUT]
-    if codes.shape != info.shape:
-        raise GraphError(f"{graph.name}: the input must have shape {info.shape}, got {codes.shape}")
-    if codes.size and (codes.min() < info.fmt.lo or codes.max() > info.fmt.hi):
-        raise GraphError(f"{graph.name}: input codes must lie in [{info.fmt.lo}, {info.fmt.hi}]")
+    check_input(graph, codes)
     last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
     maps: dict[str, IntArray] = {INPUT: np.asarray(codes, np.int64)}
     for i, node in enumerate(graph.nodes):

@@ -34,8 +34,9 @@ class Darknet(nn.Module):
         super().__init__()
         self.network = network
         self.blocks = nn.ModuleDict({layer.name: make_block(layer, bn_eps) for layer in network.layers})
-        self._last_use = {i: layer.index for layer in network.layers for i in layer.inputs}
         self._outputs = [layer.index for layer in network.outputs]
+        self._last_use = {i: layer.index for layer in network.layers for i in layer.inputs}
+        self._last_use.update(dict.fromkeys(self._outputs, len(network.layers)))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Run the network.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from yolo_hw.darknet.layers import HeadSpec, Shape
+from yolo_hw.errors import YoloHwError
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,15 @@ def decode_heads(maps: list[Tensor], heads: Sequence[HeadSpec], net_input: Shape
 
     Returns:
         All candidate boxes.
+
+    Raises:
+        YoloHwError: The heads have different numbers of classes.
     """
+    classes = sorted({head.classes for head in heads})
+    if len(classes) > 1:
+        raise YoloHwError(
+            f"all heads must have the same classes, got heads with {classes[0]} and {classes[-1]} classes"
+        )
     parts = [decode_head(raw, head, net_input) for raw, head in zip(maps, heads, strict=True)]
     return Candidates(torch.cat([p.boxes for p in parts], 1), torch.cat([p.scores for p in parts], 1))
 

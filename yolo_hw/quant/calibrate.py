@@ -131,9 +131,15 @@ def _measure_channels(
     """Return the largest magnitude of every channel of every node."""
     largest: dict[str, Float64Array] = {}
     for node, _, out in _run(graph, images, "channels", progress):
+        _check_finite(node, out)
         found = out.abs().amax((0, 2, 3)).double().numpy()
         largest[node.name] = np.maximum(largest.get(node.name, found), found)
     return largest
+
+
+def _check_finite(node: FoldedNode, out: Tensor) -> None:
+    if not torch.isfinite(out).all():
+        raise QuantError(f"{node.name}: values must be finite, got NaN or infinity in calibration")
 
 
 def _argument_name(node: FoldedNode) -> str:
@@ -148,8 +154,7 @@ def _measure_ranges(
     for node, pre, out in _run(graph, images, "ranges", progress):
         if node.moves:
             continue
-        if not torch.isfinite(out).all():
-            raise QuantError(f"{node.name}: values must be finite, got NaN or infinity in calibration")
+        _check_finite(node, out)
         ranges.setdefault(node.name, RangeStatistics()).update(out)
         if node.activation not in ARITHMETIC:
             ranges.setdefault(_argument_name(node), RangeStatistics()).update(pre)
@@ -170,11 +175,11 @@ class _Candidates:
             merged = RangeStatistics()
             for name in group.producers:
                 merged.merge(ranges[name])
-            statistics = _start(merged, group.bits, group.signed)
+            statistics = _start(merged, group.bits, group.signed, config)
             self.of_group.append(statistics)
             self.of_tensor |= dict.fromkeys(group.producers, statistics)
         self.of_argument = {
-            node.name: _start(ranges[_argument_name(node)], config.activation_bits(node.name), True)
+            node.name: _start(ranges[_argument_name(node)], config.activation_bits(node.name), True, config)
             for node in graph.nodes
             if not node.moves and node.activation not in ARITHMETIC
         }
@@ -213,6 +218,7 @@ class _Candidates:
         }
 
 
-def _start(ranges: RangeStatistics, bits: int, signed: bool) -> CandidateStatistics:
+def _start(ranges: RangeStatistics, bits: int, signed: bool, config: QuantConfig) -> CandidateStatistics:
     base = finest_frac(ranges.lo, ranges.hi, bits, signed)
-    return CandidateStatistics(base, bits, signed, max(ranges.hi, -ranges.lo))
+    extreme = max(ranges.hi, -ranges.lo)
+    return CandidateStatistics(base, bits, signed, extreme, rounding=config.rounding, overflow=config.overflow)

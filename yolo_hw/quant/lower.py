@@ -54,7 +54,7 @@ def _activation(node: FoldedNode, plan: QuantPlan) -> Activation:
     if node.activation == "relu":
         return Activation("relu", cap=fmt.hi)
     if node.activation == "relu6":
-        return Activation("relu6", cap=relu6_cap(fmt.frac, fmt.hi))
+        return Activation("relu6", cap=relu6_cap(fmt, plan.config.rounding))
     return Activation()
 
 

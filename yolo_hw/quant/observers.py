@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from yolo_hw.fixedpoint import MAX_ABS_FRAC, FixedPoint
+from yolo_hw.fixedpoint import MAX_ABS_FRAC, FixedPoint, Overflow, Rounding
+from yolo_hw.ops import fake_quant_pow2
 from yolo_hw.quant.config import Observer
 
 NUM_CANDIDATES = 6
@@ -52,22 +53,34 @@ def finest_frac(lo: float, hi: float, bits: int, signed: bool) -> int:
 class CandidateStatistics:
     """How well each candidate number of fraction bits represents a group of tensors.
 
-    The candidates are ``base, base + 1, ...``; the first clips nothing.
+    The candidates are ``base, base + 1, ...``; the first clips nothing. They are judged with the rounding and overflow
+    of the datapath, since a value that wraps does far more harm than one that saturates.
     """
 
-    def __init__(self, base: int, bits: int, signed: bool, extreme: float) -> None:
+    def __init__(
+        self,
+        base: int,
+        bits: int,
+        signed: bool,
+        extreme: float,
+        *,
+        rounding: Rounding = Rounding.HALF_UP,
+        overflow: Overflow = Overflow.SATURATE,
+    ) -> None:
         """Start with the coarsest candidate `base` and the largest magnitude `extreme` of the group."""
+        self.rounding = rounding
+        self.overflow = overflow
         self.formats = [FixedPoint(bits, min(base + i, MAX_ABS_FRAC), signed) for i in range(NUM_CANDIDATES)]
         self.squared_error = [0.0] * NUM_CANDIDATES
         self.dot = [0.0] * NUM_CANDIDATES
         self.norm_q = [0.0] * NUM_CANDIDATES
         self.norm_x = 0.0
-        self.extreme = max(extreme, math.ulp(0.0))
+        self.extreme = extreme
         self.histogram = torch.zeros(_HISTOGRAM_BINS, dtype=torch.float64)
 
     def rounded(self, x: Tensor) -> list[Tensor]:
         """Return `x` in the grid of every candidate."""
-        return [torch.floor(x * 2.0**f.frac + 0.5).clamp_(f.lo, f.hi).mul_(2.0**-f.frac) for f in self.formats]
+        return [fake_quant_pow2(x, fmt, self.rounding, self.overflow) for fmt in self.formats]
 
     def update(self, x: Tensor, observer: Observer) -> None:
         """Take in one batch of values."""
@@ -85,7 +98,9 @@ class CandidateStatistics:
             self.norm_q[i] += float((q.double() ** 2).sum())
 
     def choose(self, observer: Observer, percentile: float) -> FixedPoint:
-        """Return the best format under `observer`; the coarser one if two are equally good."""
+        """Return the best format under `observer`; the coarser one if two are equally good, or all values zero."""
+        if self.extreme == 0:
+            return self.formats[0]
         if observer is Observer.MSE:
             return self.formats[min(range(NUM_CANDIDATES), key=lambda i: self.squared_error[i])]
         if observer is Observer.COSINE:

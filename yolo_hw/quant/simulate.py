@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yolo_hw.fixedpoint import IntArray
+from yolo_hw.fixedpoint import FixedPoint, IntArray, Rounding, quantise
 from yolo_hw.intgraph.graph import INPUT
 from yolo_hw.intgraph.nodes import AvgPool
 from yolo_hw.ops.fake_quant_pow2 import fake_quant_pow2, quantise_codes
@@ -76,10 +76,10 @@ class Simulation:
         if node.activation == "relu":
             out = out.clamp_min(0)
         elif node.activation == "relu6":
-            out = out.clamp(0, relu6_cap(fmt.frac, fmt.hi) * fmt.step)
+            out = out.clamp(0, relu6_cap(fmt, config.rounding) * fmt.step)
         return out
 
 
-def relu6_cap(frac: int, hi: int) -> int:
-    """Return the code of 6.0, at most `hi`."""
-    return int(min(np.floor(np.ldexp(6.0, frac) + 0.5), hi))
+def relu6_cap(fmt: FixedPoint, rounding: Rounding) -> int:
+    """Return the code of 6.0, at most the largest of the format."""
+    return int(quantise(6.0, fmt, rounding))

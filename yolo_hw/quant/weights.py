@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from yolo_hw.errors import QuantError
-from yolo_hw.fixedpoint import MAX_ABS_FRAC, FixedPoint, IntArray, dequantise, quantise, signed_bits
+from yolo_hw.fixedpoint import MAX_ABS_FRAC, FixedPoint, IntArray, dequantise, quantise, round_real, signed_bits
 from yolo_hw.quant.config import Observer, QuantConfig
 from yolo_hw.quant.folded import Float64Array, FoldedConv
 from yolo_hw.quant.plan import ConvCodes
@@ -117,7 +117,7 @@ def _round(node: FoldedConv, w_frac: IntArray, x_frac: int, bits: int, config: Q
     scaled = np.ldexp(node.weight, w_frac.reshape(-1, 1, 1, 1))
     weight = quantise(scaled, FixedPoint(bits, 0), config.rounding, config.overflow)
     rounded = np.ldexp(node.bias, w_frac + x_frac)
-    bias = np.rint(np.clip(rounded, -BIAS_MAX, BIAS_MAX)).astype(np.int64)
+    bias = round_real(np.clip(rounded, -BIAS_MAX, BIAS_MAX), config.rounding).astype(np.int64)
     return ConvCodes(weight, w_frac.astype(np.int64), bias, bits)
 
 

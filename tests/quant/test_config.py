@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of post-training quantisation: overrides and values out of range."""
+
+import pytest
+
+from yolo_hw.errors import QuantError
+from yolo_hw.fixedpoint import Overflow, Rounding
+from yolo_hw.intgraph import NumericContract
+from yolo_hw.quant import LeakySlope, Override, QuantConfig
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("conv_0:w=8,a=16", Override("conv_0", 8, 16)),
+        ("conv_*:w=4", Override("conv_*", 4, None)),
+        ("yolo?:a=5", Override("yolo?", None, 5)),
+        ("conv_1: a = 7 , w = 6", Override("conv_1", 6, 7)),
+    ],
+)
+def test_overrides_parse(text, expected):
+    assert Override.parse(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "conv_0", "conv_0:", ":w=8", "conv_0:w", "conv_0:w=x", "conv_0:b=8", "conv_0:w=8;a=8"]
+)
+def test_malformed_overrides_are_quoted(text):
+    with pytest.raises(QuantError, match="PATTERN:w=BITS") as caught:
+        Override.parse(text)
+    assert f"'{text}'" in str(caught.value)
+
+
+def test_the_last_matching_override_wins():
+    config = QuantConfig(overrides=(Override("conv_*", 4, 5), Override("conv_1?", w_bits=6), Override("*2", a_bits=16)))
+    assert [config.weight_bits(name) for name in ("conv_3", "conv_12", "add_1")] == [4, 6, 8]
+    assert [config.activation_bits(name) for name in ("conv_3", "conv_12", "add_1")] == [5, 16, 8]
+
+
+@pytest.mark.parametrize(
+    ("options", "acc_bits"),
+    [({}, 32), ({"w_bits": 4}, 32), ({"a_bits": 16}, 48), ({"overrides": (Override("x", w_bits=16),)}, 48)],
+)
+def test_wide_words_have_wide_accumulators(options, acc_bits):
+    assert QuantConfig(**options).contract == NumericContract(acc_bits=acc_bits)
+
+
+def test_the_contract_follows_the_options():
+    contract = QuantConfig(rounding=Rounding.FLOOR, overflow=Overflow.WRAP).contract
+    assert (contract.rounding, contract.overflow) == (Rounding.FLOOR, Overflow.WRAP)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"w_bits": 3}, "w_bits must be one of 4, 5, 6, 7, 8, 16, got 3"),
+        ({"a_bits": 9}, "a_bits must be one of 4, 5, 6, 7, 8, 16, got 9"),
+        ({"overrides": (Override("conv_0", a_bits=32),)}, "conv_0:a must be one of"),
+        ({"equalise": 1.5}, r"equalise must be in \[0, 1\], got 1.5"),
+        ({"percentile": 50}, r"percentile must be in \(50, 100\], got 50"),
+        ({"percentile": 100.1}, r"percentile must be in \(50, 100\], got 100.1"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, message):
+    with pytest.raises(QuantError, match=message):
+        QuantConfig(**options)
+
+
+@pytest.mark.parametrize(("mul", "shift"), [(0, 3), (1 << 16, 3), (1, -1), (1, 32)])
+def test_slopes_out_of_range_are_refused(mul, shift):
+    with pytest.raises(QuantError, match="leaky slope"):
+        LeakySlope(mul, shift)
+
+
+def test_the_default_slope_rounds_like_a_tenth_on_every_negative_byte():
+    slope = LeakySlope()
+    for code in range(-128, 0):
+        exact = (2 * code + 10) // 20  # floor(code / 10 + 1/2)
+        assert (code * slope.mul + (1 << (slope.shift - 1))) >> slope.shift == exact

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""First rungs of the ladder: the torch float64 simulation = numpy reference = compiled engine, code by code."""
+
+import numpy as np
+import pytest
+from support.random_graph import adversarial_inputs, random_input
+from support.random_net import BLOCKS, calibrate_net, make_images, make_net, net_cfg, random_net
+
+from yolo_hw.darknet.layers import ACTIVATIONS
+from yolo_hw.fixedpoint import Overflow, Rounding
+from yolo_hw.intgraph import check_graph, execute, image_codes
+from yolo_hw.intgraph.engine import Engine
+from yolo_hw.quant import LeakySlope, Observer, QuantConfig, lower_graph
+from yolo_hw.quant.simulate import Simulation
+
+
+def assert_ladder(model, config):
+    calibrated = calibrate_net(model, config)
+    graph = lower_graph(calibrated.graph, calibrated.plan)
+    check_graph(graph)
+    simulation = Simulation(calibrated.graph, calibrated.plan)
+    engine = Engine(graph, threads=1)
+    images = [image_codes(make_images(model, 1, seed=9)[0]), random_input(graph, 3)]
+    for codes in [*images, *adversarial_inputs(graph).values()]:
+        compiled = engine.run_all(codes)
+        simulated = dict(simulation.codes(codes))
+        for name, expected in execute(graph, codes):
+            np.testing.assert_array_equal(simulated[name], expected.codes, err_msg=f"simulation: {name}")
+            np.testing.assert_array_equal(compiled[name], expected.codes, err_msg=f"engine: {name}")
+    return graph
+
+
+@pytest.mark.parametrize("block", sorted(BLOCKS))
+def test_every_layer_kind_and_activation(block):
+    graph = assert_ladder(make_net(net_cfg([block])), QuantConfig())
+    if block in ACTIVATIONS:
+        functions = {node.act.function for node in graph.nodes if node.op == "conv2d"}
+        assert block in functions
+
+
+@pytest.mark.parametrize("rounding", list(Rounding))
+@pytest.mark.parametrize("overflow", list(Overflow))
+def test_every_rounding_and_overflow(rounding, overflow):
+    seed = 10 * list(Rounding).index(rounding) + list(Overflow).index(overflow)
+    assert_ladder(random_net(seed), QuantConfig(rounding=rounding, overflow=overflow))
+
+
+@pytest.mark.parametrize("bits", [4, 5, 6, 7, 8, 16])
+def test_every_word_length(bits):
+    assert_ladder(random_net(100 + bits), QuantConfig(w_bits=bits, a_bits=bits))
+    assert_ladder(random_net(200 + bits), QuantConfig(w_bits=8, a_bits=bits))
+
+
+@pytest.mark.parametrize("observer", list(Observer))
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_every_observer(observer, per_channel):
+    seed = 300 + list(Observer).index(observer) + 10 * per_channel
+    assert_ladder(random_net(seed), QuantConfig(w_observer=observer, a_observer=observer, per_channel=per_channel))
+
+
+@pytest.mark.parametrize(("mul", "shift"), [(1, 3), (26, 8), (3276, 15)])
+def test_slopes_of_leaky(mul, shift):
+    graph = assert_ladder(
+        make_net(net_cfg(["leaky", "shortcut", "leaky"])), QuantConfig(leaky=LeakySlope(mul, shift), unsigned=False)
+    )
+    slopes = {(node.act.slope_mul, node.act.slope_shift) for node in graph.nodes if node.op == "conv2d"}
+    assert (mul, shift) in slopes
+
+
+def test_corrections_off():
+    assert_ladder(random_net(400), QuantConfig(equalise=None, bias_correction=False, unsigned=False))
+
+
+def test_a_net_of_all_blocks():
+    structure = [block for block in BLOCKS if block not in ACTIVATIONS]
+    graph = assert_ladder(make_net(net_cfg(structure)), QuantConfig())
+    assert {node.op for node in graph.nodes} == {
+        "conv2d", "add", "mul", "avgpool", "maxpool", "concat", "slice", "upsample", "reorg",
+    }  # fmt: skip
