@@ -14,8 +14,12 @@ import click
 import pytest
 
 from hls_export.bundle.descriptor import Descriptor, field_offset
-from hls_export.verify import CHECKS
+from hls_export.verify import BEFORE, CHECKS
+from yolo_hw import assets
 from yolo_hw.cli.main import VERBS, main
+from yolo_hw.darknet.layers import Shape
+from yolo_hw.data import Resize, fit_image
+from yolo_hw.data.synthetic import generate_scene
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("csrc/*.md")])
@@ -32,7 +36,7 @@ def test_bundle_page_lists_every_descriptor_field_at_its_offset() -> None:
 def test_bundle_page_names_every_check() -> None:
     page = (ROOT / "docs" / "bundle.md").read_text("utf-8").split("## Verification")[1]
     named = set(re.findall(r"^\| ([\w*-]+) \|", page, re.MULTILINE)) - {"check"}
-    assert named == {"files", "import"} | {re.sub(r"^engine-.*", "engine-*", name) for name in CHECKS}
+    assert named == set(BEFORE) | {re.sub(r"^engine-.*", "engine-*", name) for name in CHECKS}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -52,6 +56,19 @@ def test_command_lines_use_options_that_exist(page: Path) -> None:
         assert command is not None
         known = {name for parameter in command.params for name in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= known, line
+
+
+def test_readme_program_runs(tmp_path: Path) -> None:
+    (program,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    for named, real in {
+        "yolo-fastest-1.1.cfg": assets.PARTS_CFG,
+        "yolo-fastest-1.1.weights": assets.PARTS_WEIGHTS,
+        "build/": tmp_path / "build",
+    }.items():
+        assert named in program
+        program = program.replace(f'"{named}"', repr(str(real)))
+    image = generate_scene(assets.CALIBRATION_SEED, 0).image
+    exec(program, {"batches": [fit_image(image, Shape(3, 256, 256), Resize.STRETCH)[0][None]]})
 
 
 def test_measured_tables_are_up_to_date() -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from yolo_hw.fixedpoint import Overflow as Overflow
     from yolo_hw.fixedpoint import Rounding as Rounding
     from yolo_hw.intgraph import IntGraph as IntGraph
+    from yolo_hw.intgraph import image_codes as image_codes
     from yolo_hw.intgraph import load_graph as load_graph
     from yolo_hw.intgraph import save_graph as save_graph
     from yolo_hw.intgraph.engine import Engine as Engine
@@ -42,7 +43,7 @@ _MODULES = {
     "yolo_hw.errors": ("YoloHwError",),
     "yolo_hw.evaluate": ("FloatRunner", "IntRunner", "detect_files", "detect_images"),
     "yolo_hw.fixedpoint": ("FixedPoint", "Overflow", "Rounding"),
-    "yolo_hw.intgraph": ("IntGraph", "load_graph", "save_graph"),
+    "yolo_hw.intgraph": ("IntGraph", "image_codes", "load_graph", "save_graph"),
     "yolo_hw.intgraph.engine": ("Engine",),
     "yolo_hw.nn": ("Darknet", "load_darknet", "non_maximum_suppression"),
     "yolo_hw.pipeline": ("CompileConfig", "compile_network"),

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
+
 #include "../checks.h"
 #include "../core/fake_quant.h"
 

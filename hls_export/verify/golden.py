@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from hls_export.bundle.golden import ADVERSARIAL, acc_dtype, adversarial_input, golden_tensors
 from hls_export.verify.files import OpenBundle
@@ -72,7 +73,7 @@ def all_engine_paths() -> list[str]:
     return engine_paths()
 
 
-def _has_digest(fmt: FixedPoint, codes: IntArray, digest: str | None) -> bool:
+def _has_digest(fmt: FixedPoint, codes: npt.NDArray[np.integer[Any]], digest: str | None) -> bool:
     stored = codes.astype(fmt.storage_dtype)
     return bool((stored == codes).all()) and hashlib.sha256(stored.tobytes()).hexdigest() == digest
 

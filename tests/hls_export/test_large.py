@@ -60,10 +60,10 @@ print(json.dumps({
 @pytest.mark.parametrize(("network", "millions"), [("yolov3", 61.9), ("yolov4", 64.3)])
 def test_export_of_a_large_network(network: str, millions: float, tmp_path: Path):
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", SCRIPT, network]
     result = subprocess.run(
-        [sys.executable, "-c", SCRIPT, network], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600,
-        check=False,
-    )  # fmt: skip
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
     assert result.returncode == 0, result.stderr
     measured = json.loads(result.stdout)
     assert measured["weights"] == pytest.approx(millions * 1e6, rel=0.01)
