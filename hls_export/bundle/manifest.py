@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -34,6 +35,9 @@ ROLES = (
     ("golden/", "golden"),
 )
 """Path prefix -> role; the first match counts."""
+
+WORK_FOLDERS = ("hls/build", "hls/yhw_project")
+"""Where ``make csim`` and ``vitis_hls -f run_hls.tcl`` work; no part of a bundle, and nothing reads them."""
 
 
 @cache
@@ -90,9 +94,15 @@ def manifest_document(graph: IntGraph, entries: list[dict[str, Any]]) -> dict[st
 
 
 def bundle_files(folder: Path) -> list[Path]:
-    """Return all files below `folder` but the manifest, sorted by relative path."""
-    found = (path for path in folder.rglob("*") if not path.is_dir() and path != folder / MANIFEST)
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+    """Return all that lies below `folder` but folders, the manifest and `WORK_FOLDERS`, sorted by relative path."""
+    work = {folder / name for name in WORK_FOLDERS}
+    found: list[Path] = []
+    for parent, folders, files in os.walk(folder):
+        entries = {Path(parent, name) for name in folders}
+        kept = {path for path in entries - work if not path.is_symlink()}
+        folders[:] = [path.name for path in kept]
+        found += [Path(parent, name) for name in files] + list(entries - work - kept)
+    return sorted(set(found) - {folder / MANIFEST}, key=lambda path: path.relative_to(folder).as_posix())
 
 
 def _entry(folder: Path, path: Path) -> dict[str, Any]:

@@ -45,7 +45,8 @@ def check_csim(bundle: OpenBundle, ap_types: Path | None = None) -> str:
         if shutil.which(tool) is None:
             raise CompilerMissingError(f"csim needs '{tool}'; install it, or leave the simulation out with --skip csim")
     with tempfile.TemporaryDirectory(prefix="yolo_hw_csim_") as build:
-        arguments = ["make", "-s", "-C", str(bundle.folder / "hls"), f"OUT={build}", f"CXX={compiler}"]
+        hls = str(bundle.folder / "hls")
+        arguments = ["make", "-s", "-C", hls, "-f", "Makefile", f"OUT={build}", f"CXX={compiler}"]
         arguments += [f"AP={ap_types}"] if ap_types else []
         compiled = _run([*arguments, f"{build}/yhw_tb"], COMPILE_TIMEOUT_S)
         if compiled.returncode:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 import zlib
 from dataclasses import dataclass, fields
@@ -50,12 +49,9 @@ def check_plain(folder: Path) -> None:
     Raises:
         BundleError: Names the link, device or pipe.
     """
-    for parent, folders, files in os.walk(folder):
-        for name in sorted(folders + files):
-            path = Path(parent, name)
-            mode = path.lstat().st_mode
-            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                raise BundleError(f"{path.relative_to(folder).as_posix()}: must be a plain file")
+    for path in bundle_files(folder):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise BundleError(f"{path.relative_to(folder).as_posix()}: must be a plain file")
 
 
 def check_files(folder: Path, manifest: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.bundle import failures, feature_bundle_files, flip_bit, forge_manifest
 
+from hls_export.bundle.manifest import WORK_FOLDERS
 from hls_export.verify import CHECKS, Status, verify_bundle
 from yolo_hw.cli.main import main
 from yolo_hw.errors import BundleError
@@ -169,3 +170,10 @@ def test_an_unreadable_file_is_a_failed_check(bundle: Path, monkeypatch: pytest.
 
 def test_a_bundle_is_found_wherever_it_is_moved(pristine: Path, tmp_path: Path):
     assert not failures(Path(shutil.copytree(pristine, tmp_path / "élan vital")))
+
+
+def test_work_folders_of_the_tools_are_no_part_of_the_bundle(bundle: Path):
+    for folder in WORK_FOLDERS:
+        (bundle / folder).mkdir()
+        (bundle / folder / "report.log").write_text("anything")
+    assert verify_bundle(bundle, skip=("csim",)).passed
