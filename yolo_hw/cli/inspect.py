@@ -101,8 +101,11 @@ def _print_layers(plan: AcceleratorPlan) -> None:
 
 def _print_memory(plan: AcceleratorPlan) -> None:
     rows = []
-    for name, location in sorted(plan.memory.locations.items(), key=lambda item: (item[1].offset, item[0])):
-        life = plan.memory.lifetimes[location.root]
+    lifetimes = plan.memory.lifetimes
+    for name, location in sorted(
+        plan.memory.locations.items(), key=lambda item: (item[1].offset, lifetimes[item[1].root].first, item[0])
+    ):
+        life = lifetimes[location.root]
         region = "io" if location.offset < plan.memory.io_bytes else "arena"
         shared = "" if location.root == name else f"in {location.root} at channel {location.channel}"
         span = "image" if name == INPUT else f"{life.first}..{life.last}"

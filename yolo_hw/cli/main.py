@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
+import threading
 from typing import Any, cast
 
 import click
@@ -50,6 +52,8 @@ class VerbGroup(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """Run; every error that comes from the input is one line and exit code 2."""
         kwargs["standalone_mode"] = False
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that half-written outputs are removed
         try:
             sys.exit(super().main(*args, **kwargs) or 0)
         except click.exceptions.Abort:
