@@ -61,7 +61,7 @@ class Command:
 
 
 def build_program(graph: IntGraph, placements: dict[str, Placement], config: AcceleratorConfig) -> list[Command]:
-    """Turn nodes into commands; a concat or slice by address needs none.
+    """Turn nodes into commands; a concat by address, or a slice that starts at a whole piece, needs none.
 
     Args:
         graph: The network.
@@ -79,7 +79,7 @@ def build_program(graph: IntGraph, placements: dict[str, Placement], config: Acc
         _check_node(node, config)
         out = graph.output_of(node).shape
         if isinstance(node, N.Slice):
-            if placements[node.name].root == node.name:
+            if node.start % config.lanes:
                 program.append(_copy(node, node.inputs[0], node.start, 0, out))
         elif isinstance(node, N.Concat):
             program += _concat_copies(graph, node, placements)
@@ -127,11 +127,14 @@ def _check_node(node: Node, config: AcceleratorConfig) -> None:
         raise ExportError(f"{node.name}: the accelerator adds at most {MAX_INPUTS} tensors, got {len(node.inputs)}")
     if INPUT in node.inputs and _op_of_image_reader(node) is not CommandOp.CONV:
         raise ExportError(f"{node.name}: only dense or grouped convolutions can read the image, got {node.op}")
-    if isinstance(node, N.Conv2d) and _op_of(node) is CommandOp.CONV and node.window.taps > config.max_taps:
-        raise ExportError(
-            f"{node.name}: the weight buffer holds {config.max_taps} taps, a kernel of {node.window.size[0]}x"
-            f"{node.window.size[1]} has {node.window.taps}; export with a larger max_taps"
-        )
+    if isinstance(node, N.Conv2d):
+        # The depthwise mode takes TN taps at a time, so its buffer entries are chunks of taps.
+        entries = node.window.taps if _op_of(node) is CommandOp.CONV else -(-node.window.taps // config.tn)
+        if entries > config.max_taps:
+            raise ExportError(
+                f"{node.name}: the weight buffer holds {config.max_taps} taps, a kernel of {node.window.size[0]}x"
+                f"{node.window.size[1]} needs {entries}; export with a larger max_taps"
+            )
 
 
 def _op_of_image_reader(node: Node) -> CommandOp | None:

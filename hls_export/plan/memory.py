@@ -88,7 +88,7 @@ def plan_memory(
     """
     roots = {place.root for place in placements.values()}
     sizes = {root: _align(_tensor_bytes(graph, root, config), config.align) for root in roots}
-    lifetimes = _lifetimes(graph, placements, program, sizes)
+    lifetimes = _lifetimes(graph, placements, program, sizes, config)
     io_roots = [INPUT, *dict.fromkeys(placements[output.tensor].root for output in graph.outputs)]
     offsets: dict[str, int] = {}
     position = 0
@@ -139,7 +139,11 @@ def _locate(
 
 
 def _lifetimes(
-    graph: IntGraph, placements: dict[str, Placement], program: list[Command], sizes: dict[str, int]
+    graph: IntGraph,
+    placements: dict[str, Placement],
+    program: list[Command],
+    sizes: dict[str, int],
+    config: AcceleratorConfig,
 ) -> dict[str, Lifetime]:
     end = len(program)
     first = {INPUT: -1}
@@ -150,7 +154,7 @@ def _lifetimes(
             last[placements[name].root] = i
     for output in graph.outputs:
         last[placements[output.tensor].root] = end
-    reuses = _reuses(graph, placements, program, last)
+    reuses = _reuses(graph, placements, program, last, config)
     return {
         root: Lifetime(root, size, first.get(root, 0), last.get(root, end), reuses.get(root, ()))
         for root, size in sizes.items()
@@ -158,7 +162,11 @@ def _lifetimes(
 
 
 def _reuses(
-    graph: IntGraph, placements: dict[str, Placement], program: list[Command], last: dict[str, int]
+    graph: IntGraph,
+    placements: dict[str, Placement],
+    program: list[Command],
+    last: dict[str, int],
+    config: AcceleratorConfig,
 ) -> dict[str, tuple[str, ...]]:
     """Return for every root the roots it may overwrite while its command runs (see `streams_in_place`)."""
     reuses: dict[str, tuple[str, ...]] = {}
@@ -167,7 +175,7 @@ def _reuses(
             continue
         dying = [
             name
-            for name in streams_in_place(graph, command)
+            for name in streams_in_place(graph, command, config)
             if placements[name] == Placement(name, 0) and last[name] == i and command.inputs.count(name) == 1
         ]
         if dying:
@@ -175,13 +183,14 @@ def _reuses(
     return reuses
 
 
-def streams_in_place(graph: IntGraph, command: Command) -> list[str]:
+def streams_in_place(graph: IntGraph, command: Command, config: AcceleratorConfig) -> list[str]:
     """Return the inputs whose bytes a command reads before it writes at or below their addresses.
 
     Element by element commands go through inputs and output in step. A max pool whose windows do not overlap takes full
-    rows, block by block, and its output never catches up with the rows it has yet to read.
+    rows of min(TM, TN) channels at a time, and its output never catches up with what it has yet to read, if these
+    channels are one piece of memory or all rows are one tile.
     """
-    out = graph.tensors[command.output].fmt.storage_bytes
+    shape, out = graph.tensors[command.output].shape, graph.tensors[command.output].fmt.storage_bytes
     same_width = [name for name in command.inputs if graph.tensors[name].fmt.storage_bytes == out]
     node = graph.node(command.node)
     if command.op is CommandOp.ADD:
@@ -190,8 +199,8 @@ def streams_in_place(graph: IntGraph, command: Command) -> list[str]:
         return same_width[:1] if command.inputs[0] in same_width else []
     if command.op is CommandOp.MAXPOOL and isinstance(node, N.MaxPool):
         window = node.window
-        full_rows = command.tile.w == graph.tensors[command.output].shape.w
-        return same_width if full_rows and window.size == window.stride and window.pad == (0, 0) else []
+        in_step = command.tile.w == shape.w and (config.channels == config.lanes or command.tile.h == shape.h)
+        return same_width if in_step and window.size == window.stride and window.pad == (0, 0) else []
     return []
 
 

@@ -127,7 +127,7 @@ def _check_order(plan: AcceleratorPlan, record: int, command: Command) -> None:
     low, high = _written(plan, command)
     for name in command.inputs:
         start, stop = _extent(plan, name)
-        if stop <= low or high <= start or _shares_root(plan, command, name):
+        if stop <= low or high <= start:
             continue
         steps = list(_steps(plan, command, name))
         if not steps:
@@ -135,35 +135,34 @@ def _check_order(plan: AcceleratorPlan, record: int, command: Command) -> None:
                 f"memory map: record {record} ({command.node}) writes bytes {low} to {high} onto its input {name}, "
                 f"which a {command.op.name} command cannot do in place"
             )
-        unread = stop
-        for (read_start, _), (_, write_stop) in reversed(steps):
-            if write_stop > unread and low < stop:
-                raise BundleError(
-                    f"memory map: record {record} ({command.node}) overwrites bytes of its input {name} from {unread} "
-                    "on before it has read them"
-                )
-            unread = min(unread, read_start)
+        unread = np.zeros(stop - start, bool)
+        for reads, writes in reversed(steps):
+            for first, last in writes:
+                overwritten = unread[max(first - start, 0) : max(last - start, 0)]
+                if overwritten.any():
+                    at = max(first, start) + int(overwritten.argmax())
+                    raise BundleError(
+                        f"memory map: record {record} ({command.node}) overwrites byte {at} of its input {name} "
+                        "before it has read it"
+                    )
+            for first, last in reads:
+                unread[first - start : last - start] = True
 
 
-def _shares_root(plan: AcceleratorPlan, command: Command, name: str) -> bool:
-    """Whether a copy moves between different channels of one concat buffer."""
-    locations = plan.memory.locations
-    if command.op is not CommandOp.COPY or locations[name].root != locations[command.output].root:
-        return False
-    low, high = _written(plan, command)
-    start, stop = _extent(plan, name)
-    return stop <= low or high <= start
+def _steps(plan: AcceleratorPlan, command: Command, name: str) -> Iterator[tuple[list[Span], list[Span]]]:
+    """Yield (bytes read of `name`, bytes written) in the accelerator's order; nothing if it has no fixed order.
 
-
-def _steps(plan: AcceleratorPlan, command: Command, name: str) -> Iterator[tuple[Span, Span]]:
-    """Yield (bytes read of `name`, bytes written) in the accelerator's order; nothing if it has no fixed order."""
+    A step of a max pool is a tile of rows of all the pieces that make up min(TM, TN) channels.
+    """
     source, out = plan.memory.locations[name], plan.memory.locations[command.output]
     in_shape, out_shape = plan.graph.tensors[name].shape, plan.graph.tensors[command.output].shape
+    pieces = 1
     if command.op in (CommandOp.ADD, CommandOp.MUL) and in_shape == out_shape:
         rows = [(y, y + 1, y, y + 1) for y in range(out_shape.h)]
     elif command.op is CommandOp.MAXPOOL and command.tile.w == out_shape.w:
         node = plan.graph.node(command.node)
         assert isinstance(node, N.MaxPool)
+        pieces = plan.config.channels // plan.config.lanes
         rows = []
         for y in range(0, out_shape.h, command.tile.h):
             stop = min(y + command.tile.h, out_shape.h)
@@ -172,11 +171,13 @@ def _steps(plan: AcceleratorPlan, command: Command, name: str) -> Iterator[tuple
             rows.append((max(first, 0), min(last, in_shape.h), y, stop))
     else:
         return
-    for block in range(-(-out_shape.c // source.lanes)):
+    blocks = -(-out_shape.c // source.lanes)
+    for group in range(0, blocks, pieces):
+        members = range(group, min(group + pieces, blocks))
         for read_first, read_last, write_first, write_last in rows:
             yield (
-                _rows(source, in_shape, block, read_first, read_last),
-                _rows(out, out_shape, block, write_first, write_last),
+                [_rows(source, in_shape, block, read_first, read_last) for block in members],
+                [_rows(out, out_shape, block, write_first, write_last) for block in members],
             )
 
 
