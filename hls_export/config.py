@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from yolo_hw.errors import ExportError
@@ -61,7 +62,7 @@ class AcceleratorConfig:
     @classmethod
     def parse_tile(cls, text: str) -> tuple[int, int]:
         """Parse ``16x16`` into (TM, TN)."""
-        tm, _, tn = text.lower().partition("x")
-        if not (tm.isdigit() and tn.isdigit()):
+        match = re.fullmatch("([0-9]{1,4})[xX]([0-9]{1,4})", text)
+        if match is None:
             raise ExportError(f"tile must be TMxTN, for example 16x16, got '{text}'")
-        return int(tm), int(tn)
+        return int(match[1]), int(match[2])

@@ -3,6 +3,7 @@
 
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -71,6 +72,23 @@ def test_a_failed_folder_leaves_the_old_one(tmp_path):
 
     with pytest.raises(ZeroDivisionError):
         interrupted()
+    assert (target / MARKER).read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_that_cannot_be_moved_in_leaves_the_old_one(tmp_path, monkeypatch):
+    target = tmp_path / "folder"
+    write_folder(target, "old")
+    replace = Path.replace
+
+    def refuse(self, other):
+        if self.parent == tmp_path and self != target:
+            raise OSError("the disk is gone")
+        return replace(self, other)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(OSError, match="the disk is gone"):
+        write_folder(target, "new")
     assert (target / MARKER).read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from yolo_hw.errors import OutputError
@@ -49,20 +49,29 @@ def atomic_folder(path: str | Path, *, marker: str) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
         if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            path.replace(old / path.name)
-            try:
-                temporary.replace(path)
-            except BaseException:
-                (old / path.name).replace(path)
-                raise
-            finally:
-                shutil.rmtree(old)
+            _exchange(temporary, path)
         else:
             temporary.replace(path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _exchange(new: Path, path: Path) -> None:
+    """Put the folder `new` in the place of the folder `path`; if that fails, the old one stays."""
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+    try:
+        path.replace(aside / path.name)
+        try:
+            new.replace(path)
+        except BaseException:
+            (aside / path.name).replace(path)
+            raise
+    except BaseException:
+        with suppress(OSError):
+            aside.rmdir()  # only if it is empty: what could not be put back is kept
+        raise
+    shutil.rmtree(aside)
 
 
 def check_replaceable(path: Path, marker: str) -> None:
@@ -75,6 +84,8 @@ def check_replaceable(path: Path, marker: str) -> None:
     Raises:
         OutputError: `path` is something else.
     """
+    if path.resolve() in (Path.cwd(), *Path.cwd().parents):
+        raise OutputError(f"{path}: the output must be a folder of its own, not one that the current folder lies in")
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise OutputError(f"{path}: the output must be a folder")
     if path.is_dir() and any(path.iterdir()) and not (path / marker).is_file():

@@ -36,6 +36,11 @@ class Rounding(str, Enum):
     FLOOR = "floor"
     """Toward minus infinity: ``v >> s``; AP_TRN."""
 
+    @property
+    def number(self) -> int:
+        """The mode's value in ``csrc/core/rounding.h`` and in every file."""
+        return list(Rounding).index(self)
+
 
 class Overflow(str, Enum):
     """What happens to a value outside the format."""
@@ -46,6 +51,11 @@ class Overflow(str, Enum):
     """Clamp to ``[-hi, hi]`` for signed formats."""
     WRAP = "wrap"
     """Keep the low bits, two's complement."""
+
+    @property
+    def number(self) -> int:
+        """The mode's value in ``csrc/core/rounding.h`` and in every file."""
+        return list(Overflow).index(self)
 
 
 @dataclass(frozen=True)

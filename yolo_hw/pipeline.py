@@ -19,7 +19,7 @@ from hls_export.bundle.golden import ADVERSARIAL, adversarial_input
 from hls_export.bundle.manifest import MANIFEST
 from hls_export.config import AcceleratorConfig
 from hls_export.plan import AcceleratorPlan
-from hls_export.verify import VerifyReport, first_difference, verify_bundle
+from hls_export.verify import VerifyReport, first_difference, require_compiler, verify_bundle
 from yolo_hw.atomic import check_replaceable
 from yolo_hw.data.image import find_images, read_image
 from yolo_hw.data.preprocess import Resize, fit_image
@@ -45,6 +45,9 @@ class Progress:
 
     def advance(self, what: str, done: int, total: int) -> None:
         """`done` of `total` units of `what` are finished."""
+
+    def warn(self, message: str) -> None:
+        """Something deserves attention, but stops nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,14 +100,18 @@ class CompileState:
 
 
 def check_output(state: CompileState) -> None:
-    """Refuse an output folder that holds other things before any work is done."""
+    """Refuse, before any work is done, an output folder that holds other things and a machine without a compiler."""
     check_replaceable(state.config.out, MANIFEST)
+    if "csim" not in state.config.skip:
+        require_compiler()
 
 
 def load_model(state: CompileState) -> None:
     """Read cfg and weights."""
     config = state.config
     state.model = load_darknet(config.cfg, config.weights, bn_eps=config.bn_eps, lenient=config.lenient)
+    for warning in state.model.network.warnings:
+        state.progress.warn(f"warning: {warning}")
 
 
 def load_images(state: CompileState) -> None:
@@ -118,6 +125,7 @@ def load_images(state: CompileState) -> None:
             image, _ = fit_image(read_image(path), state.model.network.input, state.config.resize)
         except DataError as error:
             state.skipped.append(str(error))
+            state.progress.warn(f"skipped: {error}")
             continue
         state.images.append(image)
         state.names.append(path.stem)

@@ -8,12 +8,19 @@ namespace yhw {
 
 ThreadPool::ThreadPool(int threads) {
   const int wanted = threads > 0 ? threads : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  for (int i = 1; i < wanted; ++i) {
-    workers_.emplace_back([this, i] { work(i); });
+  try {
+    for (int i = 1; i < wanted; ++i) {
+      workers_.emplace_back([this, i] { work(i); });
+    }
+  } catch (...) {
+    stop();  // the destructor does not run, and a thread that is not joined ends the process
+    throw;
   }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     stop_ = true;

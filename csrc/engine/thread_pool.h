@@ -14,7 +14,8 @@ namespace yhw {
 // own part of the output.
 class ThreadPool {
  public:
-  // `threads` counts the calling thread; 0 means one per processor.
+  // `threads` counts the calling thread; 0 means one per processor. Throws std::system_error where the system grants no
+  // more threads.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -27,6 +28,7 @@ class ThreadPool {
   void parallel_for(int count, const std::function<void(int, int, int)>& body);
 
  private:
+  void stop();
   void work(int worker);
   void run_share(int worker);
 

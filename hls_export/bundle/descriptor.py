@@ -9,8 +9,8 @@ import numpy as np
 
 from hls_export.pack.params import NO_PARAMS, ParamBlock
 from hls_export.plan import AcceleratorPlan, Command, CommandOp
+from hls_export.plan.commands import MAX_INPUTS
 from yolo_hw.errors import BundleError
-from yolo_hw.fixedpoint import Overflow, Rounding
 from yolo_hw.geometry import Window
 from yolo_hw.intgraph import nodes as N
 from yolo_hw.intgraph.nodes import Node
@@ -18,15 +18,11 @@ from yolo_hw.intgraph.nodes import Node
 MAGIC = 0x31574859
 RECORD_WORDS = 64
 RECORD_BYTES = 4 * RECORD_WORDS
-MAX_INPUTS = 4
 
 LAST_OF_NODE = 1
 HAS_TABLE = 2
 REORG_REVERSE = 4
 REORG_DARKNET = 8
-
-ROUNDING_NUMBER = {Rounding.HALF_UP: 0, Rounding.HALF_EVEN: 1, Rounding.HALF_AWAY: 2, Rounding.FLOOR: 3}
-OVERFLOW_NUMBER = {Overflow.SATURATE: 0, Overflow.SATURATE_SYMMETRIC: 1, Overflow.WRAP: 2}
 
 Four = tuple[int, int, int, int]
 _ZEROS: Four = (0, 0, 0, 0)
@@ -167,7 +163,7 @@ def _descriptor(plan: AcceleratorPlan, command: Command, block: ParamBlock, inde
         **_factor_fields(plan, command),
         **_param_fields(block),
         **_requant_fields(plan, node, command),
-        modes=ROUNDING_NUMBER[contract.rounding] + 16 * OVERFLOW_NUMBER[contract.overflow],
+        modes=contract.rounding.number + 16 * contract.overflow.number,
     )
 
 

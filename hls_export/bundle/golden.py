@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 
 from yolo_hw.darknet.layers import Shape
+from yolo_hw.errors import ExportError
 from yolo_hw.fixedpoint import IntArray, round_shift
+from yolo_hw.intgraph.check import PLAIN_NAME
 from yolo_hw.intgraph.execute import execute
 from yolo_hw.intgraph.graph import INPUT, IntGraph
 from yolo_hw.intgraph.kernels import Result
@@ -86,6 +88,9 @@ def write_golden(
     Returns:
         The index: for every case and tensor sha256, range, saturated and tied codes; and whether files are in full.
     """
+    for name in inputs:
+        if not PLAIN_NAME.fullmatch(name):
+            raise ExportError(f"golden case '{name[:80]}': a name must match {PLAIN_NAME.pattern}")
     full = golden_bytes(graph, len(inputs)) <= options.max_bytes
     cases = []
     for i, (name, codes) in enumerate(inputs.items()):

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from hls_export.bundle.descriptor import OVERFLOW_NUMBER, RECORD_BYTES, ROUNDING_NUMBER, Descriptor
+from hls_export.bundle.descriptor import RECORD_BYTES, Descriptor
 from hls_export.plan import AcceleratorPlan
 from yolo_hw.intgraph import nodes as N
 from yolo_hw.intgraph.graph import INPUT
@@ -37,8 +37,8 @@ def config_header(plan: AcceleratorPlan) -> str:
         "IFM_WORDS": config.ifm_words,
         "ACC_WORDS": config.acc_words,
         "MAX_TAPS": config.max_taps,
-        "ROUNDING": ROUNDING_NUMBER[graph.contract.rounding],
-        "OVERFLOW": OVERFLOW_NUMBER[graph.contract.overflow],
+        "ROUNDING": graph.contract.rounding.number,
+        "OVERFLOW": graph.contract.overflow.number,
     }
     defines = "".join(f"#define YHW_{name} {value}\n" for name, value in values.items())
     return f"""// {_LICENCE}

@@ -10,7 +10,7 @@ from typing import Any
 
 from hls_export.bundle.manifest import MANIFEST, read_manifest
 from hls_export.bundle.network_json import NETWORK, decode_network
-from hls_export.verify.csim import CompilerMissingError, check_csim
+from hls_export.verify.csim import CompilerMissingError, check_csim, require_compiler
 from hls_export.verify.files import (
     OpenBundle,
     check_descriptors,
@@ -40,6 +40,7 @@ __all__ = [
     "VerifyReport",
     "first_difference",
     "open_bundle",
+    "require_compiler",
     "verify_bundle",
 ]
 
@@ -162,5 +163,7 @@ def _run(
         raise
     except YoloHwError as error:
         report.results.append(CheckResult(name, Status.FAILED, str(error)))
+    except MemoryError:
+        report.results.append(CheckResult(name, Status.FAILED, "the bundle asks for more memory than there is"))
     except OSError as error:
         report.results.append(CheckResult(name, Status.FAILED, f"{error.filename}: cannot read: {error.strerror}"))

@@ -25,6 +25,19 @@ class CompilerMissingError(BundleError):
     """No C++ compiler: the simulation cannot be run here."""
 
 
+def require_compiler() -> str:
+    """Return the C++ compiler of the simulation.
+
+    Raises:
+        CompilerMissingError: There is no compiler or no make.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    for tool in (compiler, "make"):
+        if shutil.which(tool) is None:
+            raise CompilerMissingError(f"csim needs '{tool}'; install it, or leave the simulation out with --skip csim")
+    return compiler
+
+
 def check_csim(bundle: OpenBundle, ap_types: Path | None = None) -> str:
     """Compile the bundle's HLS C++ outside of the bundle and run its test bench.
 
@@ -40,10 +53,7 @@ def check_csim(bundle: OpenBundle, ap_types: Path | None = None) -> str:
         BundleError: Compilation failed, or a code or accumulator differs; the test bench's message.
     """
     compare_texts(bundle, accelerator_sources(bundle))  # before make runs anything of the bundle
-    compiler = os.environ.get("CXX", "g++")
-    for tool in (compiler, "make"):
-        if shutil.which(tool) is None:
-            raise CompilerMissingError(f"csim needs '{tool}'; install it, or leave the simulation out with --skip csim")
+    compiler = require_compiler()
     with tempfile.TemporaryDirectory(prefix="yolo_hw_csim_") as build:
         hls = str(bundle.folder / "hls")
         arguments = ["make", "-s", "-C", hls, "-f", "Makefile", f"OUT={build}", f"CXX={compiler}"]

@@ -35,6 +35,7 @@ def replay_memory(plan: AcceleratorPlan) -> int:
     """
     for name, location in plan.memory.locations.items():
         _check_location(plan, name, location)
+    _check_total(plan)
     shadow = _Shadow(plan)
     shadow.claim(INPUT, _extent(plan, INPUT))
     for i, command in enumerate(plan.program):
@@ -77,6 +78,15 @@ class _Shadow:
 
     def _words(self, span: Span) -> slice:
         return slice(span[0] // self.plan.config.lanes, -(-span[1] // self.plan.config.lanes))
+
+
+def _check_total(plan: AcceleratorPlan) -> None:
+    """Check the size of the memory before a shadow of it is made: no plan needs more than a buffer for each tensor."""
+    enough = sum(location.bytes + plan.config.align for location in plan.memory.locations.values())
+    if plan.memory.total_bytes > enough:
+        raise BundleError(
+            f"memory map: the activation memory has {plan.memory.total_bytes} bytes, the tensors need at most {enough}"
+        )
 
 
 def _check_location(plan: AcceleratorPlan, name: str, location: Location) -> None:

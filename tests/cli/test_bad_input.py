@@ -191,12 +191,28 @@ def test_folders_without_a_readable_image(files, tmp_path, verb):
 
 @pytest.mark.parametrize(
     "options",
-    [["--tile", "0x16"], ["--tile", "big"], ["--leaky", "x"], ["--override", "conv_1"], ["--percentile", "200"],
-     ["--ifm-words", "0"], ["--acc-words", "-4"], ["--max-taps", "0"], ],
+    [["--tile", "0x16"], ["--tile", "big"], ["--tile", "²x16"], ["--leaky", "x"], ["--leaky", "²/3"],
+     ["--override", "conv_1"], ["--override", "nosuch*:w=4"], ["--override", "yolo*:a=4"], ["--percentile", "200"],
+     ["--ifm-words", "0"], ["--acc-words", "-4"], ["--max-taps", "0"]],
 )  # fmt: skip
 def test_options_out_of_range(files, tmp_path, options):
     result = run("compile", *files.arguments(calib=files.images, out=tmp_path / "out"), *options)
     assert_one_error(result.exit_code, result.stderr, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_compiler_is_found_before_the_work(files, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    result = run("compile", *files.arguments(calib=files.images, out=tmp_path / "out"))
+    assert_one_error(result.exit_code, result.stderr, "no-such-compiler")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_current_folder_is_no_output(files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for out in (".", tmp_path, tmp_path.parent):
+        result = run("compile", *files.arguments(calib=files.images, out=out))
+        assert_one_error(result.exit_code, result.stderr, "a folder of its own")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -79,6 +79,17 @@ def test_warnings_of_a_lenient_cfg_go_to_stderr(files, tmp_path):
     json.loads(result.stdout)
 
 
+def test_compile_warns_too_and_takes_any_file_name(files, tmp_path):
+    cfg = tmp_path / "my net.cfg"
+    cfg.write_text(files.cfg.read_text().replace("[net]", "[net]\nflavour=1"))
+    arguments = files.arguments(cfg=cfg, calib=files.images, out=tmp_path / "out", skip="csim")
+    result = run("compile", *arguments, "--lenient")
+    assert result.exit_code == 0, result.output
+    assert "warning: " in result.stderr
+    assert "'flavour' skipped" in result.stderr
+    assert json.loads((tmp_path / "out" / "network.json").read_text())["graph"]["name"] == "my_net"
+
+
 def test_compile_json(bundle):
     out, document = bundle
     assert document["out"] == str(out)

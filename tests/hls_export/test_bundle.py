@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from support.bundle import failures, write_bundle
 from support.cfg_graph import cfg_graph, feature_cfg
-from support.random_graph import random_graph
+from support.random_graph import random_graph, random_input
 
 import hls_export.bundle.write as writing
-from hls_export.bundle import text_memory
+from hls_export.bundle import ExportOptions, export_bundle, text_memory
 from hls_export.bundle.manifest import load_schema
 from hls_export.bundle.text_memory import text_memories
 from hls_export.config import AcceleratorConfig
@@ -257,3 +257,12 @@ def test_golden_files_are_little_endian_maps(pristine: Path):
             if entry["tensor"] != "input":
                 codes = np.fromfile(pristine / f"golden/{case['case']}/{entry['tensor']}.out.bin", np.int8)
                 assert (codes.min(), codes.max()) == (entry["min"], entry["max"])
+
+
+@pytest.mark.parametrize("name", ["../escaped", "a/b", "", "a\nb"])
+def test_names_of_golden_cases_stay_inside(tmp_path: Path, name: str):
+    graph = cfg_graph(feature_cfg())
+    options = ExportOptions({name: random_input(graph, 1)})
+    with pytest.raises(ExportError, match="golden case"):
+        export_bundle(graph, AcceleratorConfig(), tmp_path / "out" / "bundle", options)
+    assert [path.name for path in tmp_path.rglob("*")] == ["out"]

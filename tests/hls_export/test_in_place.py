@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands that overwrite their own input: only where the order of reads and writes allows it, and the replay knows it."""
+"""Commands that overwrite their input: only where the order of reads and writes allows it, and the replay knows it."""
 
 from pathlib import Path
 

@@ -8,9 +8,8 @@ from support.networks import CfgWriter
 from support.random_net import BLOCKS, make_images, make_net, net_cfg
 
 from yolo_hw.errors import QuantError
-from yolo_hw.quant import fold_model
 from yolo_hw.quant.execute import float_parameters, run_folded
-from yolo_hw.quant.fold import PIXEL_GAIN, fold_batch_norm
+from yolo_hw.quant.fold import PIXEL_GAIN, fold_batch_norm, fold_model, plain_name
 
 
 def folded_outputs(graph, images):
@@ -95,10 +94,16 @@ def narrow_shortcut(cfg):
     cfg.section("shortcut", from_=-2, activation="linear")
 
 
+def softmax_in_the_middle(cfg):
+    cfg.section("softmax", groups=1)
+    cfg.conv(4)
+
+
 @pytest.mark.parametrize(
     ("add", "message"),
     [
         (local_average, "local_avgpool_1: local average"),
+        (softmax_in_the_middle, "softmax_1: a softmax has no integer form, except at the end"),
         (narrow_shortcut, "shortcut_2: an input with 4 of 6 channels"),
         (lambda cfg: cfg.section("upsample", stride=2, scale=0.5), "upsample_1: scale must be 1"),
     ],
@@ -109,6 +114,18 @@ def test_layers_without_an_integer_form_are_named(add, message):
     add(cfg)
     with pytest.raises(QuantError, match=message):
         fold_model(make_net(cfg.text()))
+
+
+def test_a_softmax_at_the_end_is_left_to_the_host():
+    cfg = CfgWriter(8, 8)
+    cfg.conv(4)
+    cfg.section("softmax", groups=1)
+    assert [node.name for node in fold_model(make_net(cfg.text())).nodes] == ["conv_0"]
+
+
+@pytest.mark.parametrize(("name", "plain"), [("my net", "my_net"), (".x", "_x"), ("Ünet+1", "_net+1"), ("", "_")])
+def test_names_become_file_names(name, plain):
+    assert plain_name(name) == plain
 
 
 def test_only_convolutions_read_the_image():

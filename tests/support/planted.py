@@ -71,6 +71,12 @@ def contract_is_supported(g: IntGraph) -> Planted:
         yield replace(g, contract=replace(g.contract, **{field: value})), "contract"
 
 
+def names_are_plain(g: IntGraph) -> Planted:
+    for name in ("../up", "a b", "line\n", ".hidden", "", "x" * 129):
+        yield replace(g, name=name), name[:80]
+        yield _changed(g, g.nodes[-1], name=name)[0], name[:80]
+
+
 def names_are_unique(g: IntGraph) -> Planted:
     yield replace(g, nodes=(*g.nodes, g.nodes[2])), g.nodes[2].name
     yield _changed(g, g.nodes[-1], name=INPUT)[0], INPUT

@@ -9,7 +9,7 @@ import click
 
 from hls_export.bundle.golden import GoldenOptions
 from hls_export.config import AcceleratorConfig
-from yolo_hw.cli.console import mebibytes, millions, note, print_json, print_table, step_progress
+from yolo_hw.cli.console import mebibytes, millions, print_json, print_table, step_progress
 from yolo_hw.cli.main import EXIT_DIFFERENCE
 from yolo_hw.cli.options import BatchNormEpsilon, FilePath, quant_config, quant_options
 from yolo_hw.cli.verify import SkippableCheck, report_rows
@@ -73,8 +73,6 @@ def command(**options: Any) -> int:  # noqa: ANN401
     )
     with step_progress() as progress:
         state = compile_network(config, progress)
-    for message in state.skipped:
-        note(f"skipped: {message}")
     assert state.report is not None
     if options["as_json"]:
         print_json({**compile_summary(state), "verify": state.report.to_json()})

@@ -81,6 +81,10 @@ class StepProgress(pipeline.Progress):
             self._progress.update(self._task, description=f"{name}: {what}")
         self._progress.update(self._task, completed=done, total=total)
 
+    def warn(self, message: str) -> None:
+        """Print a warning above the bar."""
+        self._progress.console.print(message, markup=False, soft_wrap=True)
+
 
 @contextmanager
 def step_progress() -> Iterator[StepProgress]:

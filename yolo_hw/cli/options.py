@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -90,7 +91,7 @@ def quant_options(function: F) -> F:
 def quant_config(options: dict[str, Any]) -> QuantConfig:
     """Build the quantisation options from the values of `quant_options`."""
     mul, _, shift = options["leaky"].partition("/")
-    if not (mul.isdigit() and shift.isdigit()):
+    if not (re.fullmatch("[0-9]{1,6}", mul) and re.fullmatch("[0-9]{1,2}", shift)):
         raise YoloHwError(f"--leaky must be MUL/SHIFT, for example 51/9, got '{options['leaky']}'")
     return QuantConfig(
         w_bits=int(options["w_bits"] or options["bits"]),

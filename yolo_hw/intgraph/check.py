@@ -8,6 +8,7 @@ invariant and see that exactly that one is reported.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -25,6 +26,8 @@ from yolo_hw.intgraph.requant import WIDE_BITS
 MAX_WEIGHT_BITS = 16
 BIAS_BITS = 32
 ACC_BITS = (32, 48)
+PLAIN_NAME = re.compile("[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}")
+"""Names that are safe in file names; the schemas hold the same pattern."""
 MIN_SHIFT = -16
 MAX_SHIFT = 47
 
@@ -51,6 +54,13 @@ def contract_is_supported(graph: IntGraph) -> None:
             "contract",
             f"shifts must lie in [{MIN_SHIFT}, {MAX_SHIFT}] and include 0, got [{c.min_shift}, {c.max_shift}]",
         )
+
+
+def names_are_plain(graph: IntGraph) -> None:
+    """Names of graph and nodes become names of files and symbols: letters, digits and ``_ . + -``."""
+    for name in (graph.name, *(node.name for node in graph.nodes)):
+        if not PLAIN_NAME.fullmatch(name):
+            _fail(names_are_plain, graph, name[:80], f"a name must match {PLAIN_NAME.pattern}")
 
 
 def names_are_unique(graph: IntGraph) -> None:
@@ -237,6 +247,7 @@ def heads_fit(graph: IntGraph) -> None:
 
 CHECKS: tuple[Callable[[IntGraph], None], ...] = (
     contract_is_supported,
+    names_are_plain,
     names_are_unique,
     nodes_are_ordered,
     nodes_are_used,

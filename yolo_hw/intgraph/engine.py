@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolo_hw.errors import GraphError
-from yolo_hw.fixedpoint import IntArray, Overflow, Rounding
+from yolo_hw.fixedpoint import IntArray
 from yolo_hw.geometry import Window
 from yolo_hw.intgraph import nodes as N
 from yolo_hw.intgraph.bounds import accumulator_bound
@@ -31,8 +31,6 @@ except ImportError as error:  # pragma: no cover - depends on the installation
 
 CodeArray = npt.NDArray[np.int16]
 
-_ROUNDING = {Rounding.HALF_UP: 0, Rounding.HALF_EVEN: 1, Rounding.HALF_AWAY: 2, Rounding.FLOOR: 3}
-_OVERFLOW = {Overflow.SATURATE: 0, Overflow.SATURATE_SYMMETRIC: 1, Overflow.WRAP: 2}
 MAX_THREADS = 256
 NARROW_BITS = 31
 """Requantisation runs in 32 bits where the product and its rounding constant stay below 2**31."""
@@ -126,8 +124,8 @@ class Engine:
         return _engine.Requantiser(
             shift,
             params,
-            _ROUNDING[contract.rounding],
-            _OVERFLOW[contract.overflow],
+            contract.rounding.number,
+            contract.overflow.number,
             table,
             fits_narrow(requant, bound.bits),
         )

@@ -13,9 +13,6 @@ from yolo_hw.ops._library import load_library
 
 load_library()
 
-_ROUNDING = {Rounding.HALF_UP: 0, Rounding.HALF_EVEN: 1, Rounding.HALF_AWAY: 2, Rounding.FLOOR: 3}
-_OVERFLOW = {Overflow.SATURATE: 0, Overflow.SATURATE_SYMMETRIC: 1, Overflow.WRAP: 2}
-
 
 def fake_quant_pow2(
     x: Tensor,
@@ -51,9 +48,7 @@ def fake_quant_pow2(
         frac = torch.full((1,), fmt.frac, dtype=torch.int32, device=x.device)
     if axis < 0:
         axis += x.dim()
-    y: Tensor = torch.ops.yolo_hw.fake_quant_pow2(
-        x, frac, axis, fmt.bits, fmt.signed, _ROUNDING[rounding], _OVERFLOW[overflow]
-    )
+    y: Tensor = torch.ops.yolo_hw.fake_quant_pow2(x, frac, axis, fmt.bits, fmt.signed, rounding.number, overflow.number)
     return y
 
 

@@ -7,6 +7,7 @@ bits represents the values. Then weights and biases are rounded to match, and bi
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from yolo_hw.errors import QuantError
+from yolo_hw.errors import QuantError, nearest
 from yolo_hw.fixedpoint import FixedPoint
 from yolo_hw.intgraph.graph import INPUT, INPUT_FORMAT
 from yolo_hw.nn.activations import activate
@@ -66,11 +67,12 @@ def calibrate(
         The graph to lower and its plan.
 
     Raises:
-        QuantError: No image, values that are not finite, or a layer without legal integer form.
+        QuantError: No image, values that are not finite, an override that matches nothing, or no integer form.
     """
     images = list(batches)
     if not images:
         raise QuantError("calibration needs at least one image")
+    _check_overrides(graph, config)
     if config.equalise is not None:
         graph = equalise_channels(graph, _measure_channels(graph, images, progress), config.equalise)
     groups = format_groups(graph, config)
@@ -85,6 +87,20 @@ def calibrate(
         graph = correct_biases(graph, plan, images)
         plan = make_plan(graph, formats, arguments, config)
     return Calibrated(graph, plan)
+
+
+def _check_overrides(graph: FoldedGraph, config: QuantConfig) -> None:
+    """Check that every override means something: a pattern that nothing matches is a typing error."""
+    computing = [node.name for node in graph.nodes if not node.moves]
+    convs = [node.name for node in graph.nodes if isinstance(node, G.FoldedConv)]
+    for override in config.overrides:
+        for bits, names, what in (
+            (override.w_bits, convs, "layer with weights"),
+            (override.a_bits, computing, "layer that computes"),
+        ):
+            if bits is not None and not fnmatch.filter(names, override.pattern):
+                hint = nearest(override.pattern, names)
+                raise QuantError(f"{graph.name}: override '{override.pattern}' matches no {what}{hint}")
 
 
 def make_plan(

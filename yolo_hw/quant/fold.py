@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -44,7 +45,12 @@ def fold_model(model: Darknet) -> FoldedGraph:
         outputs.append((folder.tensor[layer.index], spec))
     nodes = _reachable(folder.nodes, {tensor for tensor, _ in outputs})
     _check_input_use(model, nodes)
-    return FoldedGraph(model.network.name, model.network.input, nodes, tuple(outputs))
+    return FoldedGraph(plain_name(model.network.name), model.network.input, nodes, tuple(outputs))
+
+
+def plain_name(name: str) -> str:
+    """Return a cfg's name with everything replaced that has no place in file names and symbols."""
+    return re.sub("[^A-Za-z0-9_.+-]|^[.+-]", "_", name)[:128] or "_"
 
 
 def _reachable(nodes: list[FoldedNode], wanted: set[str]) -> tuple[FoldedNode, ...]:
@@ -86,7 +92,7 @@ class _Folder:
             L.Sam: self._sam,
             L.SqueezeExcite: self._squeeze_excite,
             L.Activation: self._activation,
-            L.Softmax: self._pass,
+            L.Softmax: self._softmax,
             L.Identity: self._pass,
             L.DetectionHead: self._pass,
         }
@@ -110,6 +116,12 @@ class _Folder:
 
     def _gain(self, layer: Layer) -> float:
         return PIXEL_GAIN if self.tensor[layer.inputs[0]] == INPUT else 1.0
+
+    def _softmax(self, layer: Layer) -> str:
+        later = self.model.network.layers[layer.index + 1 :]
+        if not all(isinstance(other, (L.Identity, L.DetectionHead)) for other in later):
+            raise self._refuse(layer, "a softmax has no integer form, except at the end, where the host computes it")
+        return self._pass(layer)
 
     def _convolutional(self, layer: L.Convolutional) -> str:
         block = self.model.block(layer.name)
