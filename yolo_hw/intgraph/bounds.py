@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from yolo_hw.fixedpoint import signed_bits
+from yolo_hw.fixedpoint import IntArray, signed_bits
 from yolo_hw.intgraph import nodes as N
 from yolo_hw.intgraph.nodes import Node, TensorInfo
 
@@ -41,7 +41,8 @@ def accumulator_bound(node: Node, inputs: list[TensorInfo]) -> AccumulatorBound 
     """
     ranges = [(min(info.fmt.lo, 0), info.fmt.hi) for info in inputs]
     if isinstance(node, N.Conv2d):
-        return _conv_bound(node, *ranges[0])
+        bottom, top = conv_sums(node.weight, node.bias, *ranges[0])
+        return AccumulatorBound(int(bottom.min()), int(top.max()), int(np.maximum(top, -bottom - 1).argmax()))
     if isinstance(node, N.Add):
         shifted = [(lo << s, hi << s) for (lo, hi), s in zip(ranges, node.alignment(inputs), strict=True)]
         return AccumulatorBound(sum(lo for lo, _ in shifted), sum(hi for _, hi in shifted), 0)
@@ -54,11 +55,21 @@ def accumulator_bound(node: Node, inputs: list[TensorInfo]) -> AccumulatorBound 
     return None
 
 
-def _conv_bound(node: N.Conv2d, lo: int, hi: int) -> AccumulatorBound:
-    weight = node.weight.reshape(node.weight.shape[0], -1)
-    positive = np.where(weight > 0, weight, 0).sum(1)
-    negative = np.where(weight < 0, weight, 0).sum(1)
-    top = positive * hi + negative * lo + np.maximum(node.bias, 0)
-    bottom = positive * lo + negative * hi + np.minimum(node.bias, 0)
-    channel = int(np.maximum(top, -bottom - 1).argmax())
-    return AccumulatorBound(int(bottom.min()), int(top.max()), channel)
+def conv_sums(weight: IntArray, bias: IntArray, lo: int, hi: int) -> tuple[IntArray, IntArray]:
+    """Return the smallest and the largest sum of every output channel.
+
+    Args:
+        weight: [K, ...] codes.
+        bias: [K] codes.
+        lo: Smallest input code, at most 0.
+        hi: Largest input code, at least 0.
+
+    Returns:
+        [K] and [K], which contain every partial sum, too.
+    """
+    rows = weight.reshape(weight.shape[0], -1)
+    positive = np.where(rows > 0, rows, 0).sum(1)
+    negative = np.where(rows < 0, rows, 0).sum(1)
+    top = positive * hi + negative * lo + np.maximum(bias, 0)
+    bottom = positive * lo + negative * hi + np.minimum(bias, 0)
+    return np.asarray(bottom, np.int64), np.asarray(top, np.int64)

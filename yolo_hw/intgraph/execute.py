@@ -13,6 +13,7 @@ from yolo_hw.errors import GraphError
 from yolo_hw.fixedpoint import IntArray
 from yolo_hw.intgraph.graph import INPUT, IntGraph
 from yolo_hw.intgraph.kernels import Result, run_node
+from yolo_hw.intgraph.liveness import last_reads
 
 
 def image_codes(image: npt.NDArray[np.uint8]) -> IntArray:
@@ -49,16 +50,14 @@ def execute(graph: IntGraph, codes: npt.NDArray[np.integer[Any]]) -> Iterator[tu
         GraphError: See `check_input`.
     """
     check_input(graph, codes)
-    last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
     maps: dict[str, IntArray] = {INPUT: np.asarray(codes, np.int64)}
-    for i, node in enumerate(graph.nodes):
+    for node, dying in zip(graph.nodes, last_reads(graph.nodes), strict=True):
         inputs = [maps[name] for name in node.inputs]
         result = run_node(node, inputs, graph.inputs_of(node), graph.output_of(node), graph.contract)
         maps[node.name] = result.codes
         yield node.name, result
-        for name in set(node.inputs):
-            if last_use[name] == i:
-                del maps[name]
+        for name in dying:
+            del maps[name]
 
 
 def run_outputs(graph: IntGraph, codes: npt.NDArray[np.integer[Any]]) -> list[IntArray]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from yolo_hw.intgraph.graph import INPUT
+from yolo_hw.intgraph.liveness import last_reads
 from yolo_hw.quant.execute import ConvParameters, float_finish, float_parameters, raw_result
 from yolo_hw.quant.folded import FoldedConv, FoldedGraph, FoldedNode
 from yolo_hw.quant.plan import QuantPlan
@@ -45,10 +46,9 @@ def correct_biases(graph: FoldedGraph, plan: QuantPlan, images: list[npt.NDArray
     reference = float_parameters(graph)
     x = torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 256
     maps: dict[str, tuple[Tensor, Tensor]] = {INPUT: (x, x)}
-    last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
     corrected: dict[str, FoldedNode] = {}
     with torch.inference_mode():
-        for i, node in enumerate(graph.nodes):
+        for node, dying in zip(graph.nodes, last_reads(graph.nodes), strict=True):
             wanted = raw_result(node, [maps[name][0] for name in node.inputs], reference)
             found = raw_result(node, [maps[name][1] for name in node.inputs], rounded)
             if isinstance(node, FoldedConv):
@@ -59,19 +59,17 @@ def correct_biases(graph: FoldedGraph, plan: QuantPlan, images: list[npt.NDArray
                 wanted if node.moves else float_finish(node, wanted),
                 found if node.moves else simulation.finish(node, found),
             )
-            for name in set(node.inputs):
-                if last_use[name] == i:
-                    del maps[name]
+            for name in dying:
+                del maps[name]
     return replace(graph, nodes=tuple(corrected.get(node.name, node) for node in graph.nodes))
 
 
 def _image_limit(graph: FoldedGraph) -> int:
     """Return how many images fit the budget: live maps of both networks, float32."""
     sizes = {INPUT: graph.input_shape.numel} | {node.name: node.shape.numel for node in graph.nodes}
-    last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
     live, peak = sizes[INPUT], 0
-    for i, node in enumerate(graph.nodes):
+    for node, dying in zip(graph.nodes, last_reads(graph.nodes), strict=True):
         live += sizes[node.name]
         peak = max(peak, live)
-        live -= sum(sizes[name] for name in set(node.inputs) if last_use[name] == i)
+        live -= sum(sizes[name] for name in dying)
     return max(MEMORY_BUDGET // (2 * 4 * peak), 1)

@@ -76,7 +76,7 @@ def _exponents(largest: Float64Array, depthwise: bool, strength: float) -> IntAr
 
 
 def _is_depthwise(node: FoldedNode) -> bool:
-    return isinstance(node, FoldedConv) and node.groups == node.weight.shape[0] and node.weight.shape[1] == 1
+    return isinstance(node, FoldedConv) and node.depthwise
 
 
 def _scale_groups(graph: FoldedGraph) -> list[set[str]]:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from yolo_hw.intgraph.graph import INPUT
+from yolo_hw.intgraph.liveness import last_reads
 from yolo_hw.nn.activations import activate
 from yolo_hw.nn.blocks import reorg
 from yolo_hw.nn.windows import pad_windows
@@ -71,16 +72,14 @@ def run_folded(
     Yields:
         One result per node; maps nobody needs any more are dropped.
     """
-    last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
     maps: dict[str, Tensor] = {INPUT: x}
-    for i, node in enumerate(graph.nodes):
+    for node, dying in zip(graph.nodes, last_reads(graph.nodes), strict=True):
         pre = raw_result(node, [maps[name] for name in node.inputs], parameters)
         out = pre if node.moves else finish(node, pre)
         maps[node.name] = out
         yield NodeResult(node, pre, out)
-        for name in set(node.inputs):
-            if last_use[name] == i:
-                del maps[name]
+        for name in dying:
+            del maps[name]
 
 
 def raw_result(node: FoldedNode, inputs: list[Tensor], parameters: dict[str, ConvParameters]) -> Tensor:

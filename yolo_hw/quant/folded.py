@@ -49,6 +49,11 @@ class FoldedConv(FoldedNode):
     window: Window
     groups: int = 1
 
+    @property
+    def depthwise(self) -> bool:
+        """Whether output channel k reads exactly input channel k."""
+        return bool(self.groups == self.weight.shape[0] and self.weight.shape[1] == 1)
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FoldedAdd(FoldedNode):

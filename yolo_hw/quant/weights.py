@@ -9,6 +9,7 @@ import numpy as np
 
 from yolo_hw.errors import QuantError
 from yolo_hw.fixedpoint import MAX_ABS_FRAC, FixedPoint, IntArray, dequantise, quantise, round_real, signed_bits
+from yolo_hw.intgraph.bounds import conv_sums
 from yolo_hw.quant.config import Observer, QuantConfig
 from yolo_hw.quant.folded import Float64Array, FoldedConv
 from yolo_hw.quant.plan import ConvCodes
@@ -123,10 +124,7 @@ def _round(node: FoldedConv, w_frac: IntArray, x_frac: int, bits: int, config: Q
 
 def _accumulator_bits(codes: ConvCodes, x: FixedPoint) -> IntArray:
     """Return the bits the accumulator of every channel needs (see `yolo_hw.intgraph.bounds`)."""
-    matrix = codes.weight.reshape(codes.weight.shape[0], -1)
-    positive, negative = np.where(matrix > 0, matrix, 0).sum(1), np.where(matrix < 0, matrix, 0).sum(1)
-    top = positive * x.hi + negative * x.lo + np.maximum(codes.bias, 0)
-    bottom = positive * x.lo + negative * x.hi + np.minimum(codes.bias, 0)
+    bottom, top = conv_sums(codes.weight, codes.bias, min(x.lo, 0), x.hi)
     return np.array([signed_bits(int(lo), int(hi)) for lo, hi in zip(bottom, top, strict=True)], np.int64)
 
 
