@@ -2,7 +2,7 @@
 """Make the default detector, ``yolo_hw/assets/parts.weights``, from nothing but generated images.
 
 Everything follows from ``--seed``. The run saves itself beside the weights; started again with the same options it goes
-on where it stopped. One processor core needs about three hours with the default options::
+on where it stopped. One processor core needs about one hour with the default options::
 
     OMP_WAIT_POLICY=PASSIVE python examples/train_default.py --threads 1
 """
