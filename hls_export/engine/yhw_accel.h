@@ -9,8 +9,8 @@
 // params       the image ddr/params.bin
 // activations  the memory of ddr/memmap.json: io region, then arena; the image must lie at the input's offset
 // descriptors  ddr/descriptors.bin, 64 words per record
-// Returns 0, or 1 + the index of a record the accelerator cannot run: wrong magic, an unknown operation, or a numeric
-// contract other than the one it was built with.
+// Returns 0, or 1 + the index of the first record this build of the accelerator cannot run (see yhw_check.h): then
+// nothing has been written.
 extern "C" int yhw_accel(const yhw::word_t* params, yhw::word_t* activations, const int32_t* descriptors, int first,
                          int count);
 

@@ -1,12 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Convolution on one TM x TN multiply-accumulate tile.
-//
-// Dense and grouped: every cycle one pixel's TN input codes meet TM x TN weights of one kernel position; the sum over
-// the input channels goes to TM accumulators of that pixel. An output tile visits only the input tiles of its
-// tile-table entry. Depthwise: lanes are channels; the TN side takes TN kernel positions at once, fed by a window
-// register that moves one column per cycle. A 3x3 layer thus gives min(TM, TN) outputs per cycle instead of one in TN.
-// Cycles of a spatial tile: dense R * S * pixels per input tile; depthwise columns * rows * ceil(R * S / TN) + window
-// fill.
+// Dense and grouped convolution on one TM x TN multiply-accumulate tile: every cycle one pixel's TN input codes meet
+// TM x TN weights of one kernel position; the sum over the input channels goes to TM accumulators of that pixel. An
+// output tile visits only the input tiles of its tile-table entry.
+// Cycles of a spatial tile: R * S * max(pixels, kMinPixels) per input tile.
 #ifndef YHW_CONV_H_
 #define YHW_CONV_H_
 
@@ -14,17 +10,8 @@
 
 namespace yhw {
 
-// Accumulators are read and written every cycle; a pixel must not come round again before its sum has left the
-// pipeline.
-constexpr int kMinPixels = 16;
-
-struct WeightBuffer {
-  weight_t codes[kMaxTaps][kTm][kTn];
-};
-
-struct Accumulators {
-  acc_t sums[kAccWords][kTm];
-};
+typedef weight_t WeightBuffer[kMaxTaps][kTm][kTn];
+typedef acc_t SumBuffer[kAccWords][kTm];
 
 // Bias and shift of the TM channels of an output tile.
 struct ChannelTable {
@@ -45,99 +32,104 @@ YHW_HD TileEntry read_tile_entry(const word_t* params, const yhw_descriptor_t& d
   return entry;
 }
 
+// `count` entries of bias and shift, a multiple of L, from channel `first` on, a multiple of `count`.
 YHW_STAGE void load_channels(const word_t* params, const yhw_descriptor_t& d, int first, int count,
                              ChannelTable* table) {
 #pragma HLS INLINE off
-load_channel:
-  for (int i = 0; i < count; ++i) {
-#pragma HLS LOOP_TRIPCOUNT min = 4 max = 128
-#pragma HLS PIPELINE II = 2
-    const uint32_t address = d.channel_table_offset + 8 * (first + i);
-    table->bias[i] = read_int32(params, address);
-    table->shift[i] = read_int32(params, address + 4);
-  }
-}
-
-// `steps` times TM x TN weights, from byte offset `address` on.
-YHW_STAGE void load_weights(const word_t* params, uint32_t address, int steps, int weight_bytes, WeightBuffer* buffer) {
-#pragma HLS INLINE off
-  constexpr int kSize = kTm * kTn;
-  uint32_t index = address / kLanes;
-load_steps:
-  for (int t = 0; t < steps; ++t) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 49
-  load_words:
-    for (int i = 0; i < kSize; i += kLanes) {
+  const int index = static_cast<int>((d.channel_table_offset + 8 * static_cast<uint32_t>(first)) / kLanes);
+  const int words = 8 * count / kLanes;
+load_channel_words:
+  for (int i = 0; i < words; ++i) {
+#pragma HLS LOOP_TRIPCOUNT min = 8 max = 8 * kTm / kLanes
 #pragma HLS PIPELINE II = 1
-      word_t low = params[index];
-      ++index;
-      word_t high = low;
-      if (weight_bytes == 2) {
-        high = params[index];
-        ++index;
-      }
-      for (int k = 0; k < kLanes; ++k) {
+    const word_t word = params[index + i];
+    for (int k = 0; k < kLanes / 4; ++k) {
 #pragma HLS UNROLL
-        int32_t code;
-        if (weight_bytes == 2) {
-          const word_t& word = 2 * k < kLanes ? low : high;
-          const int first = 2 * k < kLanes ? 2 * k : 2 * k - kLanes;
-          code = static_cast<int16_t>(word_byte(word, first) | (word_byte(word, first + 1) << 8));
-        } else {
-          code = static_cast<int8_t>(word_byte(low, k));
-        }
-        buffer->codes[t][(i + k) / kTn][(i + k) % kTn] = code;
+      const int value = i * (kLanes / 4) + k;  // biases are the even ones
+      if (value % 2 == 0) {
+        table->bias[value / 2] = word_int32(word, 4 * k);
+      } else {
+        table->shift[value / 2] = word_int32(word, 4 * k);
       }
     }
   }
 }
 
-YHW_STAGE void start_sums(const ChannelTable& table, int pixels, Accumulators* acc) {
+// `steps` times TM x TN weights, from byte offset `address` on. record_fits: steps <= kMaxTaps.
+YHW_STAGE void load_weights(const word_t* params, uint32_t address, int steps, int weight_bytes, WeightBuffer weights) {
+#pragma HLS INLINE off
+  const int per_word = kMaxWeightBytes == 1 || weight_bytes == 1 ? kLanes : kLanes / 2;
+  const int first = static_cast<int>(address / kLanes);
+  const int words = steps * (kTm * kTn / per_word);
+  int t = 0, m = 0, n = 0;
+load_weight_words:
+  for (int i = 0; i < words; ++i) {
+#pragma HLS LOOP_TRIPCOUNT min = kTm* kTn / kLanes max = kMaxTaps * kTm * kTn * kMaxWeightBytes / kLanes
+#pragma HLS PIPELINE II = 1
+    const word_t word = params[first + i];
+    for (int k = 0; k < kLanes; ++k) {
+#pragma HLS UNROLL
+      if (per_word == kLanes) {
+        weights[t][m][n + k] = signed_code(word_byte(word, k), true, 8);
+      } else if (k < kLanes / 2) {
+        const uint32_t bits =
+            word_byte(word, 2 * k % kLanes) | (static_cast<uint32_t>(word_byte(word, (2 * k + 1) % kLanes)) << 8);
+        weights[t][m][n + k] = signed_code(bits, true, 16);
+      }
+    }
+    n = n + per_word == kTn ? 0 : n + per_word;
+    m = n != 0 ? m : (m + 1 == kTm ? 0 : m + 1);
+    t = n != 0 || m != 0 ? t : t + 1;
+  }
+}
+
+YHW_STAGE void start_sums(const ChannelTable& table, int pixels, SumBuffer sums) {
 #pragma HLS INLINE off
 start_pixel:
   for (int p = 0; p < pixels; ++p) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 1024
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = kAccWords
 #pragma HLS PIPELINE II = 1
     for (int m = 0; m < kTm; ++m) {
 #pragma HLS UNROLL
-      acc->sums[p][m] = table.bias[m];
+      sums[p][m] = table.bias[m];
     }
   }
 }
 
-// Adds the products of one input tile to the accumulators of a spatial tile.
-YHW_STAGE void accumulate_dense(const yhw_descriptor_t& d, const InputBuffer& ifm, const WeightBuffer& weights,
-                                const Region& region, int tile_h, int tile_w, Accumulators* acc) {
+// Adds the products of one input tile to the accumulators of a spatial tile. record_fits: tile_h * tile_w <= kAccWords,
+// and the region fits the input buffer.
+YHW_STAGE void accumulate_dense(const yhw_descriptor_t& d, const InputBuffer ifm, const WeightBuffer weights,
+                                const Region& region, int tile_h, int tile_w, SumBuffer sums) {
 #pragma HLS INLINE off
   const int pixels = tile_h * tile_w;
-  const int steps = pixels < kMinPixels ? kMinPixels : pixels;
+  const int steps = larger(pixels, kMinPixels);
   const int taps = d.size_h * d.size_w;
   int r = 0, s = 0;
 dense_taps:
   for (int t = 0; t < taps; ++t) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 49
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = kMaxTaps
     int y = 0, x = 0;
   dense_pixels:
     for (int p = 0; p < steps; ++p) {
-#pragma HLS LOOP_TRIPCOUNT min = 16 max = 1024
+#pragma HLS LOOP_TRIPCOUNT min = kMinPixels max = kAccWords
 #pragma HLS PIPELINE II = 1
-#pragma HLS DEPENDENCE variable = acc->sums inter false
+#pragma HLS DEPENDENCE variable = sums type = inter direction = RAW distance = 16 true
       if (p < pixels) {
         const int row = y * d.stride_h + r * d.dilation_h, col = x * d.stride_w + s * d.dilation_w;
         data_t codes[kTn];
 #pragma HLS ARRAY_PARTITION variable = codes complete
         for (int n = 0; n < kTn; ++n) {
 #pragma HLS UNROLL
-          codes[n] = ifm.codes[row % kRowBanks][buffer_word(region, row, col)][n];
+          codes[n] = ifm[row % kRowBanks][buffer_word(region, row, col)][n];
         }
         for (int m = 0; m < kTm; ++m) {
 #pragma HLS UNROLL
-          acc_t sum = acc->sums[p][m];
+          acc_t sum = sums[p][m];
           for (int n = 0; n < kTn; ++n) {
 #pragma HLS UNROLL
-            sum += static_cast<acc_t>(codes[n]) * static_cast<acc_t>(weights.codes[t][m][n]);
+            sum += multiply(codes[n], weights[t][m][n]);
           }
-          acc->sums[p][m] = sum;
+          sums[p][m] = sum;
         }
         x = x + 1 == tile_w ? 0 : x + 1;
         y = x == 0 ? y + 1 : y;
@@ -148,98 +140,46 @@ dense_taps:
   }
 }
 
-// The last columns of a depthwise layer's input rows, newest last, all kernel rows of it.
-struct WindowRegister {
-  data_t codes[kMaxDepthwise][kMaxDepthwise][kChannels];
+// A spatial tile of the output: its first pixel and its size.
+struct OutputTile {
+  int y, x, h, w;
 };
 
-YHW_HD void shift_window(const InputBuffer& ifm, const Region& region, int first_row, int rows, int col,
-                         WindowRegister* window) {
-#pragma HLS INLINE
-  for (int r = 0; r < kMaxDepthwise; ++r) {
-#pragma HLS UNROLL
-    for (int m = 0; m < kChannels; ++m) {
-#pragma HLS UNROLL
-      for (int s = 0; s + 1 < kMaxDepthwise; ++s) {
-#pragma HLS UNROLL
-        window->codes[r][s][m] = window->codes[r][s + 1][m];
-      }
-      const int row = first_row + r;
-      window->codes[r][kMaxDepthwise - 1][m] =
-          r < rows ? ifm.codes[row % kRowBanks][buffer_word(region, row, col)][m] : data_t(0);
-    }
-  }
+YHW_HD OutputTile output_tile(const yhw_descriptor_t& d, int y, int x) {
+  OutputTile tile = {y, x, smaller(d.tile_h, d.out_h - y), smaller(d.tile_w, d.out_w - x)};
+  return tile;
 }
 
-// Adds all kernel positions of a depthwise layer; `weights` holds chunks of TN positions.
-YHW_STAGE void accumulate_depthwise(const yhw_descriptor_t& d, const InputBuffer& ifm, const WeightBuffer& weights,
-                                    const Region& region, int tile_h, int tile_w, Accumulators* acc) {
-#pragma HLS INLINE off
-  const int taps = d.size_h * d.size_w;
-  const int chunks = (taps + kTn - 1) / kTn;
-  WindowRegister window;
-#pragma HLS ARRAY_PARTITION variable = window.codes complete dim = 0
-depthwise_rows:
-  for (int y = 0; y < tile_h; ++y) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 64
-    int x = 0, next = d.size_w - 1;  // the output pixel whose window is complete with column `next`
-  depthwise_columns:
-    for (int col = 0; col < region.cols; ++col) {
-#pragma HLS LOOP_TRIPCOUNT min = 3 max = 418
-      shift_window(ifm, region, y * d.stride_h, d.size_h, col, &window);
-      if (col == next && x < tile_w) {
-        int r = 0, s = kMaxDepthwise - d.size_w;
-      depthwise_taps:
-        for (int chunk = 0; chunk < chunks; ++chunk) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 4
-#pragma HLS PIPELINE II = 1
-          for (int n = 0; n < kTn; ++n) {
-#pragma HLS UNROLL
-            if (chunk * kTn + n < taps) {
-              for (int m = 0; m < kChannels; ++m) {
-#pragma HLS UNROLL
-                acc->sums[y * tile_w + x][m] +=
-                    static_cast<acc_t>(window.codes[r][s][m]) * static_cast<acc_t>(weights.codes[chunk][m][n]);
-              }
-              s = s + 1 == kMaxDepthwise ? kMaxDepthwise - d.size_w : s + 1;
-              r = s == kMaxDepthwise - d.size_w ? r + 1 : r;
-            }
-          }
-        }
-        ++x;
-        next += d.stride_w;
-      }
-    }
-  }
-}
-
-// Requantises and writes the first `lanes` accumulators of every pixel of a spatial tile.
+// Requantises and writes the first `lanes` accumulators of every pixel of a spatial tile, one burst per row.
 YHW_STAGE void store_tile(const Store& store, const MapPort& out, const ChannelTable& table, int channel, int lanes,
-                          int oy, int ox, int tile_h, int tile_w, const Accumulators& acc, word_t* memory) {
+                          const OutputTile& tile, const SumBuffer sums, word_t* memory) {
 #pragma HLS INLINE off
+  const int pieces = divide_up(smaller(lanes, store.channels - channel), kLanes);
+  const int words = tile.w * piece_words(out);
 store_pieces:
-  for (int first = 0; first < lanes; first += kLanes) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 8
-    if (channel + first >= store.channels) {
-      break;
-    }
+  for (int piece = 0; piece < pieces; ++piece) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = kTm / kLanes
+    const int lane = piece * kLanes;
   store_rows:
-    for (int y = 0; y < tile_h; ++y) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 64
-    store_columns:
-      for (int x = 0; x < tile_w; ++x) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 416
+    for (int y = 0; y < tile.h; ++y) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = kAccWords
+      const int pixel = (tile.y + y) * out.w + tile.x;
+      const int first = piece_index(out, channel / kLanes + piece, pixel);
+    store_words:
+      for (int i = 0; i < words; ++i) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = kAccWords * kMaxCodeBytes
 #pragma HLS PIPELINE II = 1
-        acc_t sums[kLanes];
+        const int x = word_piece(out, i);
+        acc_t acc[kLanes];
         int32_t shift[kLanes];
-#pragma HLS ARRAY_PARTITION variable = sums complete
+#pragma HLS ARRAY_PARTITION variable = acc complete
 #pragma HLS ARRAY_PARTITION variable = shift complete
-        for (int i = 0; i < kLanes; ++i) {
+        for (int k = 0; k < kLanes; ++k) {
 #pragma HLS UNROLL
-          sums[i] = acc.sums[y * tile_w + x][first + i];
-          shift[i] = table.shift[first + i];
+          acc[k] = sums[y * tile.w + x][lane + k];
+          shift[k] = table.shift[lane + k];
         }
-        store_piece(store, out, channel + first, oy + y, ox + x, sums, shift, memory);
+        memory[first + i] = output_word(store, out, channel + lane, pixel + x, word_part(out, i), acc, shift);
       }
     }
   }

@@ -1,90 +1,122 @@
 // SPDX-License-Identifier: Apache-2.0
-// Operations on one pixel at a time, block by block, straight from memory to memory: add and multiply.
+// Operations on one pixel at a time: add and multiply. A block of L channels is one run of pieces in memory, in all
+// maps alike, so it is cut into segments of kBankWords pieces whatever its rows are. A segment of every input is read
+// into a row bank of the input buffer, each in one burst; then the results are computed and written in one burst.
+//
+// In place: a segment has been read in full, from all inputs, before the first word of it is written. The output may
+// thus lie on an input at the same address or below it: what is written there was read in this segment or before.
 #ifndef YHW_ELEMENTWISE_H_
 #define YHW_ELEMENTWISE_H_
 
-#include "yhw_store.h"
+#include "yhw_window.h"
 
 namespace yhw {
 
-// acc = sum of the inputs, each shifted left to the common fraction bits.
-YHW_STAGE void run_add(const yhw_descriptor_t& d, const Store& store, word_t* memory) {
+// A run of pieces of one block.
+struct Segment {
+  int channel, pixel, pieces;
+};
+
+// acc = sum of the inputs in banks 0, 1, ..., each shifted left to the common fraction bits.
+YHW_STAGE void add_segment(const yhw_descriptor_t& d, const Store& store, const Segment& at, const InputBuffer ifm,
+                           word_t* memory) {
 #pragma HLS INLINE off
   const MapPort out = output_port(d);
-  MapPort in[YHW_MAX_INPUTS];
-  for (int i = 0; i < YHW_MAX_INPUTS; ++i) {
-    in[i] = input_port(d, i);
+  const int first = piece_index(out, at.channel / kLanes, at.pixel);
+  const int words = at.pieces * piece_words(out);
+add_words:
+  for (int i = 0; i < words; ++i) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = kBankWords * kMaxCodeBytes
+#pragma HLS PIPELINE II = 1
+    const int piece = word_piece(out, i);
+    acc_t sums[kLanes];
+    int32_t shift[kLanes];
+#pragma HLS ARRAY_PARTITION variable = sums complete
+#pragma HLS ARRAY_PARTITION variable = shift complete
+    for (int k = 0; k < kLanes; ++k) {
+#pragma HLS UNROLL
+      sums[k] = 0;
+      shift[k] = d.shift;
+      for (int input = 0; input < YHW_MAX_INPUTS; ++input) {
+#pragma HLS UNROLL
+        if (input < d.num_inputs) {
+          sums[k] += shift_left(static_cast<acc_t>(ifm[input][piece][k]), static_cast<int>(d.in_shift[input]));
+        }
+      }
+    }
+    memory[first + i] = output_word(store, out, at.channel, at.pixel + piece, word_part(out, i), sums, shift);
   }
+}
+
+YHW_STAGE void run_add(const yhw_descriptor_t& d, const Store& store, InputBuffer ifm, word_t* memory) {
+#pragma HLS INLINE off
+  const int pixels = d.out_h * d.out_w;
 add_blocks:
   for (int channel = 0; channel < d.out_c; channel += kLanes) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 64
-  add_rows:
-    for (int y = 0; y < d.out_h; ++y) {
-#pragma HLS LOOP_TRIPCOUNT min = 13 max = 208
-    add_columns:
-      for (int x = 0; x < d.out_w; ++x) {
-#pragma HLS LOOP_TRIPCOUNT min = 13 max = 208
-        acc_t sums[kLanes];
-        int32_t shift[kLanes];
-#pragma HLS ARRAY_PARTITION variable = sums complete
-#pragma HLS ARRAY_PARTITION variable = shift complete
-        for (int k = 0; k < kLanes; ++k) {
-#pragma HLS UNROLL
-          sums[k] = 0;
-          shift[k] = d.shift;
-        }
-      add_inputs:
-        for (int i = 0; i < d.num_inputs; ++i) {
-#pragma HLS LOOP_TRIPCOUNT min = 2 max = 4
-#pragma HLS PIPELINE II = 1
-          data_t codes[kLanes];
-#pragma HLS ARRAY_PARTITION variable = codes complete
-          read_piece(memory, in[i], channel / kLanes, y, x, codes);
-          for (int k = 0; k < kLanes; ++k) {
-#pragma HLS UNROLL
-            sums[k] += shift_left(static_cast<acc_t>(codes[k]), static_cast<int>(d.in_shift[i]));
-          }
-        }
-        store_piece(store, out, channel, y, x, sums, shift, memory);
+  add_segments:
+    for (int pixel = 0; pixel < pixels; pixel += kBankWords) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 128
+      const Segment at = {channel, pixel, smaller(kBankWords, pixels - pixel)};
+    add_inputs:
+      for (int i = 0; i < d.num_inputs; ++i) {
+#pragma HLS LOOP_TRIPCOUNT min = 2 max = YHW_MAX_INPUTS
+        const MapPort in = input_port(d, i);
+        load_pieces(memory, in, piece_index(in, channel / kLanes, pixel), at.pieces, Place{i, 0, 0}, ifm);
       }
+      add_segment(d, store, at, ifm, memory);
     }
   }
 }
 
-// acc = map * factors; the factors have one value per channel, one per pixel, or the map's own shape.
-YHW_STAGE void run_mul(const yhw_descriptor_t& d, const Store& store, word_t* memory) {
+// acc = map in bank 0 * factors in bank 1: one factor per channel, one per pixel, or one for each of both.
+YHW_STAGE void mul_segment(const yhw_descriptor_t& d, const Store& store, const Segment& at, const InputBuffer ifm,
+                           word_t* memory) {
 #pragma HLS INLINE off
-  const MapPort out = output_port(d), in = input_port(d, 0);
+  const MapPort out = output_port(d);
+  const int first = piece_index(out, at.channel / kLanes, at.pixel);
+  const int words = at.pieces * piece_words(out);
+  const bool per_pixel = d.factor_h * d.factor_w > 1;
+mul_words:
+  for (int i = 0; i < words; ++i) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = kBankWords * kMaxCodeBytes
+#pragma HLS PIPELINE II = 1
+    const int piece = word_piece(out, i);
+    acc_t products[kLanes];
+    int32_t shift[kLanes];
+#pragma HLS ARRAY_PARTITION variable = products complete
+#pragma HLS ARRAY_PARTITION variable = shift complete
+    for (int k = 0; k < kLanes; ++k) {
+#pragma HLS UNROLL
+      const data_t own = ifm[1][per_pixel ? piece : 0][k], shared = ifm[1][per_pixel ? piece : 0][0];
+      products[k] = multiply_codes(ifm[0][piece][k], d.factor_c == 1 ? shared : own);
+      shift[k] = d.shift;
+    }
+    memory[first + i] = output_word(store, out, at.channel, at.pixel + piece, word_part(out, i), products, shift);
+  }
+}
+
+YHW_STAGE void run_mul(const yhw_descriptor_t& d, const Store& store, InputBuffer ifm, word_t* memory) {
+#pragma HLS INLINE off
+  const MapPort in = input_port(d, 0);
   MapPort factors = input_port(d, 1);
+  factors.c = d.factor_c;
   factors.h = d.factor_h;
   factors.w = d.factor_w;
+  const int pixels = d.out_h * d.out_w;
+  const bool per_pixel = d.factor_h * d.factor_w > 1;
 mul_blocks:
   for (int channel = 0; channel < d.out_c; channel += kLanes) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 64
     const int factor_block = d.factor_c == 1 ? 0 : channel / kLanes;
-  mul_rows:
-    for (int y = 0; y < d.out_h; ++y) {
-#pragma HLS LOOP_TRIPCOUNT min = 7 max = 104
-    mul_columns:
-      for (int x = 0; x < d.out_w; ++x) {
-#pragma HLS LOOP_TRIPCOUNT min = 7 max = 104
-#pragma HLS PIPELINE II = 2
-        data_t codes[kLanes], factor[kLanes];
-        acc_t products[kLanes];
-        int32_t shift[kLanes];
-#pragma HLS ARRAY_PARTITION variable = codes complete
-#pragma HLS ARRAY_PARTITION variable = factor complete
-#pragma HLS ARRAY_PARTITION variable = products complete
-#pragma HLS ARRAY_PARTITION variable = shift complete
-        read_piece(memory, in, channel / kLanes, y, x, codes);
-        read_piece(memory, factors, factor_block, d.factor_h == 1 ? 0 : y, d.factor_w == 1 ? 0 : x, factor);
-        for (int k = 0; k < kLanes; ++k) {
-#pragma HLS UNROLL
-          products[k] = static_cast<acc_t>(codes[k]) * static_cast<acc_t>(factor[d.factor_c == 1 ? 0 : k]);
-          shift[k] = d.shift;
-        }
-        store_piece(store, out, channel, y, x, products, shift, memory);
-      }
+  mul_segments:
+    for (int pixel = 0; pixel < pixels; pixel += kBankWords) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 128
+      const Segment at = {channel, pixel, smaller(kBankWords, pixels - pixel)};
+      load_pieces(memory, in, piece_index(in, channel / kLanes, pixel), at.pieces, Place{0, 0, 0}, ifm);
+      load_pieces(memory, factors, piece_index(factors, factor_block, per_pixel ? pixel : 0), per_pixel ? at.pieces : 1,
+                  Place{1, 0, 0}, ifm);
+      mul_segment(d, store, at, ifm, memory);
     }
   }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Memory words of L bytes, and pieces of L channels in them. A map lies in memory as [ceil(C / L)][H][W][L], so one
-// piece is one word of 8-bit codes or two words of 16-bit codes; a whole row of a block is one burst.
+// piece is one word of 8-bit codes or two words of 16-bit codes, and a block of L channels is one run of words.
+// Word indices are int: record_fits holds every map within 4 GiB, that is 2^30 words of at least 4 bytes.
 #ifndef YHW_MEMORY_H_
 #define YHW_MEMORY_H_
 
@@ -19,80 +20,68 @@ YHW_HD void set_word_byte(word_t* word, int i, uint8_t value) { word->byte[i] = 
 // Where a map lies and how its codes are stored.
 struct MapPort {
   uint32_t offset;  // bytes
-  int h, w;
-  int element_bytes;  // 1 or 2
+  int c, h, w;
+  int code_bytes;  // 1 or 2
   bool is_signed;
   int lanes;  // channels of a pixel's piece: L, or less for the image
 };
 
-// Index of the first word of the piece of `block` at (y, x).
-YHW_HD uint32_t piece_index(const MapPort& map, int block, int y, int x) {
-  const uint32_t pixel = (static_cast<uint32_t>(block) * map.h + y) * map.w + x;
-  return map.offset / kLanes + pixel * map.element_bytes;
+// Words of a piece; a constant where no map has 16-bit codes.
+YHW_HD int piece_words(const MapPort& map) { return kMaxCodeBytes == 1 ? 1 : map.code_bytes; }
+
+// Index of the first word of the piece of `block` at `pixel`, row by row.
+YHW_HD int piece_index(const MapPort& map, int block, int pixel) {
+  return static_cast<int>(map.offset / kLanes) + (block * map.h * map.w + pixel) * piece_words(map);
 }
 
-// The codes of one piece.
-YHW_HD void read_piece(const word_t* memory, const MapPort& map, int block, int y, int x, data_t codes[kLanes]) {
-#pragma HLS INLINE
-  const uint32_t index = piece_index(map, block, y, x);
-  const word_t low = memory[index];
-  const word_t high = map.element_bytes == 2 ? memory[index + 1] : low;
-  for (int i = 0; i < kLanes; ++i) {
-#pragma HLS UNROLL
-    if (map.element_bytes == 2) {
-      const word_t& word = 2 * i < kLanes ? low : high;
-      const int first = 2 * i < kLanes ? 2 * i : 2 * i - kLanes;
-      const uint16_t bits = word_byte(word, first) | (word_byte(word, first + 1) << 8);
-      codes[i] = map.is_signed ? static_cast<int32_t>(static_cast<int16_t>(bits)) : static_cast<int32_t>(bits);
-    } else {
-      const uint8_t bits = word_byte(low, i);
-      codes[i] = map.is_signed ? static_cast<int32_t>(static_cast<int8_t>(bits)) : static_cast<int32_t>(bits);
-    }
-  }
+// Of a run of pieces, word i belongs to piece word_piece(i) and is its part word_part(i): 0, or 1 for the upper lanes
+// of 16-bit codes.
+YHW_HD int word_piece(const MapPort& map, int i) { return piece_words(map) == 1 ? i : i / 2; }
+YHW_HD int word_part(const MapPort& map, int i) { return piece_words(map) == 1 ? 0 : i % 2; }
+
+// Whether part `part` of a piece holds lane `lane`.
+YHW_HD bool holds_lane(const MapPort& map, int part, int lane) {
+  return piece_words(map) == 1 || (2 * lane >= kLanes) == (part == 1);
 }
 
-YHW_HD void write_piece(word_t* memory, const MapPort& map, int block, int y, int x, const int32_t codes[kLanes]) {
-#pragma HLS INLINE
-  const uint32_t index = piece_index(map, block, y, x);
-  word_t low = word_t(), high = word_t();
-  for (int i = 0; i < kLanes; ++i) {
-#pragma HLS UNROLL
-    if (map.element_bytes == 2) {
-      word_t* word = 2 * i < kLanes ? &low : &high;
-      const int first = 2 * i < kLanes ? 2 * i : 2 * i - kLanes;
-      set_word_byte(word, first, codes[i] & 0xff);
-      set_word_byte(word, first + 1, (codes[i] >> 8) & 0xff);
-    } else {
-      set_word_byte(&low, i, codes[i] & 0xff);
-    }
-  }
-  memory[index] = low;
-  if (map.element_bytes == 2) {
-    memory[index + 1] = high;
-  }
+YHW_HD int32_t signed_code(uint32_t bits, bool is_signed, int size) {
+  const uint32_t sign = 1u << (size - 1);
+  return static_cast<int32_t>(bits) - static_cast<int32_t>(is_signed ? (bits & sign) << 1 : 0u);
 }
 
-// The piece of an image whose pixels take fewer than L bytes: several pixels share a word.
-YHW_HD void read_pixel(const word_t* memory, const MapPort& map, int y, int x, data_t codes[kLanes]) {
-#pragma HLS INLINE
-  const uint32_t address = map.offset + (static_cast<uint32_t>(y) * map.w + x) * map.lanes;
-  const word_t word = memory[address / kLanes];
-  const int first = address % kLanes;
-  for (int i = 0; i < kLanes; ++i) {
-#pragma HLS UNROLL
-    codes[i] = i < map.lanes ? static_cast<int32_t>(word_byte(word, (first + i) % kLanes)) : 0;
+// The code of a lane that `word` holds.
+YHW_HD data_t word_code(const MapPort& map, const word_t& word, int lane) {
+  if (piece_words(map) == 1) {
+    return signed_code(word_byte(word, lane), map.is_signed, 8);
   }
+  const int first = 2 * lane % kLanes;
+  const uint32_t bits = word_byte(word, first) | (static_cast<uint32_t>(word_byte(word, first + 1)) << 8);
+  return signed_code(bits, map.is_signed, 16);
 }
 
-// A little-endian 32-bit value at a byte address that is a multiple of 4.
-YHW_HD int32_t read_int32(const word_t* memory, uint32_t address) {
-#pragma HLS INLINE
-  const word_t word = memory[address / kLanes];
-  const int first = address % kLanes;
+// Puts the code of a lane into the word that holds it.
+YHW_HD void set_word_code(const MapPort& map, int lane, int32_t code, word_t* word) {
+  if (piece_words(map) == 1) {
+    set_word_byte(word, lane, code & 0xff);
+    return;
+  }
+  const int first = 2 * lane % kLanes;
+  set_word_byte(word, first, code & 0xff);
+  set_word_byte(word, first + 1, (code >> 8) & 0xff);
+}
+
+// The 32-bit value, little-endian, at byte `first` of a word.
+YHW_HD int32_t word_int32(const word_t& word, int first) {
   const uint32_t bits = word_byte(word, first) | (static_cast<uint32_t>(word_byte(word, first + 1)) << 8) |
                         (static_cast<uint32_t>(word_byte(word, first + 2)) << 16) |
                         (static_cast<uint32_t>(word_byte(word, first + 3)) << 24);
   return static_cast<int32_t>(bits);
+}
+
+// The 32-bit value at a byte address that is a multiple of 4.
+YHW_HD int32_t read_int32(const word_t* memory, uint32_t address) {
+#pragma HLS INLINE
+  return word_int32(memory[address / kLanes], static_cast<int>(address % kLanes));
 }
 
 }  // namespace yhw

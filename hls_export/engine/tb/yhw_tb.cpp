@@ -65,9 +65,8 @@ struct Accumulator {
 std::vector<Accumulator> g_seen;
 const yhw_tensor_t* g_tensor = nullptr;
 
-void trace(int channel, int y, int x, int64_t acc, int shift) {
-  const size_t index = (static_cast<size_t>(channel) * g_tensor->h + y) * g_tensor->w + x;
-  g_seen[index] = {acc, shift};
+void trace(int channel, int pixel, int64_t acc, int shift) {
+  g_seen[static_cast<size_t>(channel) * g_tensor->h * g_tensor->w + pixel] = {acc, shift};
 }
 
 // Golden accumulators are int32, or int64 where the contract has more than 32 bits.
