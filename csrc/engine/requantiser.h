@@ -15,7 +15,7 @@ struct Requantiser {
   RequantParams<int64_t> params{};
   Rounding rounding = Rounding::kHalfUp;
   Overflow overflow = Overflow::kSaturate;
-  std::vector<int32_t> shift;  // [channels], padded like the accumulators
+  std::vector<int32_t> shift;  // [channels]
   std::vector<Code> table;     // [2^code_bits] or empty
   bool narrow = false;         // acc * mul, the rounding constant included, provably fits 32 bits
 };

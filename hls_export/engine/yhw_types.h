@@ -24,8 +24,9 @@
 #include <ap_int.h>
 #endif
 
-// A stage of the accelerator is a function of its own. For g++ it must stay one: GCC 12 at -O2, once it has propagated
-// the addresses of the on-chip buffers into these functions, merges their address arithmetic and computes wrong sums.
+// A stage of the accelerator is a function of its own. For g++ it must stay one: where GCC 12 at -O2 propagates the
+// addresses of the on-chip buffers into these functions (-fipa-cp, -fivopts), it has merged their address arithmetic
+// and computed wrong sums, in source that its sanitizers find nothing in.
 #if defined(__GNUC__) && !defined(__clang__) && !defined(__SYNTHESIS__)
 #define YHW_STAGE static __attribute__((noipa))
 #else
