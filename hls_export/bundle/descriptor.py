@@ -83,7 +83,7 @@ class Descriptor:
     clamp_lo: int = 0
     clamp_hi: int = 0
     modes: int = 0
-    reserved: int = 0
+    build: int = 0
 
     def pack(self) -> bytes:
         """Return the record's 256 bytes."""
@@ -164,6 +164,7 @@ def _descriptor(plan: AcceleratorPlan, command: Command, block: ParamBlock, inde
         **_param_fields(block),
         **_requant_fields(plan, node, command),
         modes=contract.rounding.number + 16 * contract.overflow.number,
+        build=plan.config.tm + (plan.config.tn << 8) + (contract.acc_bits << 16),
     )
 
 

@@ -40,7 +40,7 @@ YHW_STAGE void load_channels(const word_t* params, const yhw_descriptor_t& d, in
   const int words = 8 * count / kLanes;
 load_channel_words:
   for (int i = 0; i < words; ++i) {
-#pragma HLS LOOP_TRIPCOUNT min = 8 max = 8 * kTm / kLanes
+#pragma HLS LOOP_TRIPCOUNT min = 8 max = kChannelWords
 #pragma HLS PIPELINE II = 1
     const word_t word = params[index + i];
     for (int k = 0; k < kLanes / 4; ++k) {
@@ -56,7 +56,8 @@ load_channel_words:
 }
 
 // `steps` times TM x TN weights, from byte offset `address` on. record_fits: steps <= kMaxTaps.
-YHW_STAGE void load_weights(const word_t* params, uint32_t address, int steps, int weight_bytes, WeightBuffer weights) {
+YHW_STAGE void load_weights(const word_t* params, uint32_t address, int steps, int weight_bytes,
+                            WeightBuffer& weights) {
 #pragma HLS INLINE off
   const int per_word = kMaxWeightBytes == 1 || weight_bytes == 1 ? kLanes : kLanes / 2;
   const int first = static_cast<int>(address / kLanes);
@@ -64,7 +65,7 @@ YHW_STAGE void load_weights(const word_t* params, uint32_t address, int steps, i
   int t = 0, m = 0, n = 0;
 load_weight_words:
   for (int i = 0; i < words; ++i) {
-#pragma HLS LOOP_TRIPCOUNT min = kTm* kTn / kLanes max = kMaxTaps * kTm * kTn * kMaxWeightBytes / kLanes
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = kWeightWords
 #pragma HLS PIPELINE II = 1
     const word_t word = params[first + i];
     for (int k = 0; k < kLanes; ++k) {
@@ -83,7 +84,7 @@ load_weight_words:
   }
 }
 
-YHW_STAGE void start_sums(const ChannelTable& table, int pixels, SumBuffer sums) {
+YHW_STAGE void start_sums(const ChannelTable& table, int pixels, SumBuffer& sums) {
 #pragma HLS INLINE off
 start_pixel:
   for (int p = 0; p < pixels; ++p) {
@@ -98,8 +99,8 @@ start_pixel:
 
 // Adds the products of one input tile to the accumulators of a spatial tile. record_fits: tile_h * tile_w <= kAccWords,
 // and the region fits the input buffer.
-YHW_STAGE void accumulate_dense(const yhw_descriptor_t& d, const InputBuffer ifm, const WeightBuffer weights,
-                                const Region& region, int tile_h, int tile_w, SumBuffer sums) {
+YHW_STAGE void accumulate_dense(const yhw_descriptor_t& d, const InputBuffer& ifm, const WeightBuffer& weights,
+                                const Region& region, int tile_h, int tile_w, SumBuffer& sums) {
 #pragma HLS INLINE off
   const int pixels = tile_h * tile_w;
   const int steps = larger(pixels, kMinPixels);
@@ -152,13 +153,13 @@ YHW_HD OutputTile output_tile(const yhw_descriptor_t& d, int y, int x) {
 
 // Requantises and writes the first `lanes` accumulators of every pixel of a spatial tile, one burst per row.
 YHW_STAGE void store_tile(const Store& store, const MapPort& out, const ChannelTable& table, int channel, int lanes,
-                          const OutputTile& tile, const SumBuffer sums, word_t* memory) {
+                          const OutputTile& tile, const SumBuffer& sums, word_t* memory) {
 #pragma HLS INLINE off
   const int pieces = divide_up(smaller(lanes, store.channels - channel), kLanes);
   const int words = tile.w * piece_words(out);
 store_pieces:
   for (int piece = 0; piece < pieces; ++piece) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = kTm / kLanes
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = kOutputPieces
     const int lane = piece * kLanes;
   store_rows:
     for (int y = 0; y < tile.h; ++y) {
@@ -167,7 +168,7 @@ store_pieces:
       const int first = piece_index(out, channel / kLanes + piece, pixel);
     store_words:
       for (int i = 0; i < words; ++i) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = kAccWords * kMaxCodeBytes
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = kTileRowWords
 #pragma HLS PIPELINE II = 1
         const int x = word_piece(out, i);
         acc_t acc[kLanes];

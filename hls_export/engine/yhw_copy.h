@@ -19,14 +19,14 @@ struct CopyLanes {
 
 // Writes pieces from a row of source pieces, each repeated `repeat` times, the first one from repetition `phase` on.
 YHW_STAGE void copy_segment(const MapPort& out, const Segment& at, const CopyLanes& lanes, int repeat, int phase,
-                            const InputBuffer ifm, word_t* memory) {
+                            const InputBuffer& ifm, word_t* memory) {
 #pragma HLS INLINE off
   const int first = piece_index(out, at.channel / kLanes, at.pixel);
   const int words = at.pieces * piece_words(out);
   int source = 0, turn = phase;
 copy_words:
   for (int i = 0; i < words; ++i) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = kBankWords * kMaxCodeBytes
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = kLineWords
 #pragma HLS PIPELINE II = 1
     const int part = word_part(out, i);
     word_t word = word_t();
@@ -51,7 +51,7 @@ copy_words:
 // out[out_channel + c][y][x] = in[in_channel + c][y / stride][x / stride] for c in [0, out_c). Lanes before out_channel
 // in the first word are kept (an earlier copy wrote them), lanes behind the last channel become 0. The distance between
 // input and output lane is the same for all channels, so a word takes its codes from at most two input words.
-YHW_STAGE void run_copy(const yhw_descriptor_t& d, InputBuffer ifm, word_t* memory) {
+YHW_STAGE void run_copy(const yhw_descriptor_t& d, InputBuffer& ifm, word_t* memory) {
 #pragma HLS INLINE off
   const MapPort in = input_port(d, 0), out = output_port(d);
   const int first = d.out_channel, last = d.out_channel + d.out_c;  // output channels [first, last)
@@ -132,14 +132,14 @@ YHW_HD Position reorg_source(const yhw_descriptor_t& d, Position to) {
 
 // Reads the codes of a row of output pieces one by one into bank 0; the lanes behind the last channel become 0. Every
 // code lies elsewhere, so there is no burst; four cycles per code let the tool share the dividers of the index map.
-YHW_STAGE void gather_codes(const yhw_descriptor_t& d, const word_t* memory, const Segment& at, InputBuffer ifm) {
+YHW_STAGE void gather_codes(const yhw_descriptor_t& d, const word_t* memory, const Segment& at, InputBuffer& ifm) {
 #pragma HLS INLINE off
   const MapPort in = input_port(d, 0);
   int x = at.pixel % d.out_w, piece = 0, k = 0;
   const int y = at.pixel / d.out_w;
 reorg_codes:
   for (int i = 0; i < at.pieces * kLanes; ++i) {
-#pragma HLS LOOP_TRIPCOUNT min = kLanes max = kBankWords * kLanes
+#pragma HLS LOOP_TRIPCOUNT min = kLanes max = kBankCodes
 #pragma HLS PIPELINE II = 4
     data_t code = 0;
     if (at.channel + k < d.out_c) {
@@ -157,7 +157,7 @@ reorg_codes:
   }
 }
 
-YHW_STAGE void run_reorg(const yhw_descriptor_t& d, InputBuffer ifm, word_t* memory) {
+YHW_STAGE void run_reorg(const yhw_descriptor_t& d, InputBuffer& ifm, word_t* memory) {
 #pragma HLS INLINE off
   const MapPort out = output_port(d);
 reorg_blocks:

@@ -70,7 +70,7 @@ typedef struct {
   int32_t code_lo, code_hi, code_bits;
   int32_t clamp_lo, clamp_hi;
   int32_t modes; /* rounding + 16 * overflow, as numbered in core/rounding.h; must be what the engine was built with */
-  int32_t reserved;
+  int32_t build; /* TM + 256 * TN + 65536 * accumulator bits that the parameters were made for */
 } yhw_descriptor_t;
 
 #ifdef __cplusplus
@@ -87,6 +87,6 @@ YHW_STATIC_ASSERT(offsetof(yhw_descriptor_t, in_offset) == 88, "descriptor: in_o
 YHW_STATIC_ASSERT(offsetof(yhw_descriptor_t, out_offset) == 156, "descriptor: out_offset");
 YHW_STATIC_ASSERT(offsetof(yhw_descriptor_t, param_offset) == 184, "descriptor: param_offset");
 YHW_STATIC_ASSERT(offsetof(yhw_descriptor_t, shift) == 212, "descriptor: shift");
-YHW_STATIC_ASSERT(offsetof(yhw_descriptor_t, reserved) == 252, "descriptor: reserved");
+YHW_STATIC_ASSERT(offsetof(yhw_descriptor_t, build) == 252, "descriptor: build");
 
 #endif /* YHW_DESCRIPTOR_H_ */

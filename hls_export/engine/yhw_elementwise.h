@@ -18,7 +18,7 @@ struct Segment {
 };
 
 // acc = sum of the inputs in banks 0, 1, ..., each shifted left to the common fraction bits.
-YHW_STAGE void add_segment(const yhw_descriptor_t& d, const Store& store, const Segment& at, const InputBuffer ifm,
+YHW_STAGE void add_segment(const yhw_descriptor_t& d, const Store& store, const Segment& at, const InputBuffer& ifm,
                            word_t* memory) {
 #pragma HLS INLINE off
   const MapPort out = output_port(d);
@@ -26,7 +26,7 @@ YHW_STAGE void add_segment(const yhw_descriptor_t& d, const Store& store, const 
   const int words = at.pieces * piece_words(out);
 add_words:
   for (int i = 0; i < words; ++i) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = kBankWords * kMaxCodeBytes
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = kLineWords
 #pragma HLS PIPELINE II = 1
     const int piece = word_piece(out, i);
     acc_t sums[kLanes];
@@ -48,7 +48,7 @@ add_words:
   }
 }
 
-YHW_STAGE void run_add(const yhw_descriptor_t& d, const Store& store, InputBuffer ifm, word_t* memory) {
+YHW_STAGE void run_add(const yhw_descriptor_t& d, const Store& store, InputBuffer& ifm, word_t* memory) {
 #pragma HLS INLINE off
   const int pixels = d.out_h * d.out_w;
 add_blocks:
@@ -60,7 +60,7 @@ add_blocks:
       const Segment at = {channel, pixel, smaller(kBankWords, pixels - pixel)};
     add_inputs:
       for (int i = 0; i < d.num_inputs; ++i) {
-#pragma HLS LOOP_TRIPCOUNT min = 2 max = YHW_MAX_INPUTS
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 4
         const MapPort in = input_port(d, i);
         load_pieces(memory, in, piece_index(in, channel / kLanes, pixel), at.pieces, Place{i, 0, 0}, ifm);
       }
@@ -70,7 +70,7 @@ add_blocks:
 }
 
 // acc = map in bank 0 * factors in bank 1: one factor per channel, one per pixel, or one for each of both.
-YHW_STAGE void mul_segment(const yhw_descriptor_t& d, const Store& store, const Segment& at, const InputBuffer ifm,
+YHW_STAGE void mul_segment(const yhw_descriptor_t& d, const Store& store, const Segment& at, const InputBuffer& ifm,
                            word_t* memory) {
 #pragma HLS INLINE off
   const MapPort out = output_port(d);
@@ -79,7 +79,7 @@ YHW_STAGE void mul_segment(const yhw_descriptor_t& d, const Store& store, const 
   const bool per_pixel = d.factor_h * d.factor_w > 1;
 mul_words:
   for (int i = 0; i < words; ++i) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = kBankWords * kMaxCodeBytes
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = kLineWords
 #pragma HLS PIPELINE II = 1
     const int piece = word_piece(out, i);
     acc_t products[kLanes];
@@ -96,7 +96,7 @@ mul_words:
   }
 }
 
-YHW_STAGE void run_mul(const yhw_descriptor_t& d, const Store& store, InputBuffer ifm, word_t* memory) {
+YHW_STAGE void run_mul(const yhw_descriptor_t& d, const Store& store, InputBuffer& ifm, word_t* memory) {
 #pragma HLS INLINE off
   const MapPort in = input_port(d, 0);
   MapPort factors = input_port(d, 1);

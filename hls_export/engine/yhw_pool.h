@@ -9,8 +9,8 @@ namespace yhw {
 
 // Largest code of every window of a tile; positions outside of the map take no part. record_fits: the region fits the
 // input buffer, tile_h * tile_w <= kAccWords.
-YHW_STAGE void max_of_windows(const yhw_descriptor_t& d, const InputBuffer ifm, const Region& region, int tile_h,
-                              int tile_w, SumBuffer sums) {
+YHW_STAGE void max_of_windows(const yhw_descriptor_t& d, const InputBuffer& ifm, const Region& region, int tile_h,
+                              int tile_w, SumBuffer& sums) {
 #pragma HLS INLINE off
   const int pixels = tile_h * tile_w;
   const int steps = larger(pixels, kMinPixels);
@@ -45,14 +45,14 @@ pool_taps:
 }
 
 // Writes the codes of a tile as they are, one burst per row.
-YHW_STAGE void store_codes(const MapPort& out, int channel, const OutputTile& tile, const SumBuffer sums,
+YHW_STAGE void store_codes(const MapPort& out, int channel, const OutputTile& tile, const SumBuffer& sums,
                            word_t* memory) {
 #pragma HLS INLINE off
   const int pieces = divide_up(smaller(kChannels, out.c - channel), kLanes);
   const int words = tile.w * piece_words(out);
 code_pieces:
   for (int piece = 0; piece < pieces; ++piece) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = kChannels / kLanes
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = kOutputPieces
     const int lane = piece * kLanes;
   code_rows:
     for (int y = 0; y < tile.h; ++y) {
@@ -60,7 +60,7 @@ code_pieces:
       const int first = piece_index(out, channel / kLanes + piece, (tile.y + y) * out.w + tile.x);
     code_words:
       for (int i = 0; i < words; ++i) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = kAccWords * kMaxCodeBytes
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = kTileRowWords
 #pragma HLS PIPELINE II = 1
         word_t word = word_t();
         for (int k = 0; k < kLanes; ++k) {

@@ -39,13 +39,14 @@ YHW_HD MapPort input_port(const yhw_descriptor_t& d, int i) {
   return port;
 }
 
-YHW_STAGE void load_table(const word_t* params, uint32_t offset, int entries, int16_t table[kTableCopies][kTableSize]) {
+YHW_STAGE void load_table(const word_t* params, uint32_t offset, int entries,
+                          int16_t (&table)[kTableCopies][kTableSize]) {
 #pragma HLS INLINE off
   const int first = static_cast<int>(offset / kLanes);
   const int words = divide_up(2 * entries, kLanes);
 load_table_words:
   for (int i = 0; i < words; ++i) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 2 * kTableSize / kLanes
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = kTableWords
 #pragma HLS PIPELINE
     const word_t word = params[first + i];
     for (int k = 0; k < kLanes / 2; ++k) {

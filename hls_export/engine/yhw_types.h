@@ -55,6 +55,16 @@ constexpr int kTableSize = 1 << YHW_TABLE_BITS;
 constexpr Rounding kRounding = static_cast<Rounding>(YHW_ROUNDING);
 constexpr Overflow kOverflow = static_cast<Overflow>(YHW_OVERFLOW);
 
+// What the buffers bound: the largest trip counts of the loops.
+constexpr int kLineWords = kBankWords * kMaxCodeBytes;  // memory words of what a row bank holds
+constexpr int kTileRowWords = kAccWords * kMaxCodeBytes;
+constexpr int kChannelWords = 8 * kTm / kLanes;  // bias and shift of an output tile
+constexpr int kWeightWords = kMaxTaps * (kTm * kTn / kLanes) * kMaxWeightBytes;
+constexpr int kTableWords = 2 * kTableSize / kLanes;
+constexpr int kOutputPieces = kTm / kLanes;
+constexpr int kInputPieces = kTn / kLanes;
+constexpr int kBankCodes = kBankWords * kLanes;
+
 // Accumulators are read and written every cycle; a pixel must not come round again before its sum has left the
 // pipeline. The DEPENDENCE pragmas of these loops repeat the number.
 constexpr int kMinPixels = 16;

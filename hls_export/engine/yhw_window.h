@@ -33,12 +33,13 @@ struct Place {
 };
 
 // Reads `pieces` pieces of a map that follow each other in memory, `first` is the index of the first word.
-YHW_STAGE void load_pieces(const word_t* memory, const MapPort& map, int first, int pieces, Place to, InputBuffer ifm) {
+YHW_STAGE void load_pieces(const word_t* memory, const MapPort& map, int first, int pieces, Place to,
+                           InputBuffer& ifm) {
 #pragma HLS INLINE off
   const int words = pieces * piece_words(map);
 load_words:
   for (int i = 0; i < words; ++i) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = kBankWords * kMaxCodeBytes
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = kLineWords
 #pragma HLS PIPELINE II = 1
     const word_t word = memory[first + i];
     for (int k = 0; k < kLanes; ++k) {
@@ -51,7 +52,8 @@ load_words:
 }
 
 // Reads pixels of an image whose pixels take fewer than L bytes: several share a word. The lanes behind them become 0.
-YHW_STAGE void load_pixels(const word_t* memory, const MapPort& map, int first, int pixels, Place to, InputBuffer ifm) {
+YHW_STAGE void load_pixels(const word_t* memory, const MapPort& map, int first, int pixels, Place to,
+                           InputBuffer& ifm) {
 #pragma HLS INLINE off
   word_t line[kBankWords];  // kImageLanes < L here, so `pixels` <= kBankWords take at most kBankWords / 2 + 1 words
   const uint32_t address = map.offset + static_cast<uint32_t>(first) * kImageLanes;
@@ -60,7 +62,7 @@ YHW_STAGE void load_pixels(const word_t* memory, const MapPort& map, int first, 
   const int words = divide_up(start + pixels * kImageLanes, kLanes);
 load_line:
   for (int i = 0; i < words; ++i) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = kBankWords / 2 + 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = kBankWords
 #pragma HLS PIPELINE II = 1
     line[i] = memory[index + i];
   }
@@ -79,7 +81,7 @@ unpack_pixels:
 }
 
 // Pieces of zeros.
-YHW_STAGE void clear_pieces(int pieces, Place to, InputBuffer ifm) {
+YHW_STAGE void clear_pieces(int pieces, Place to, InputBuffer& ifm) {
 #pragma HLS INLINE off
 clear_words:
   for (int i = 0; i < pieces; ++i) {
@@ -94,7 +96,7 @@ clear_words:
 
 // Loads `pieces` pieces of L channels, the first one at `block`, of a region; codes outside of the map are 0.
 YHW_STAGE void load_region(const word_t* memory, const MapPort& map, int block, int pieces, const Region& region,
-                           InputBuffer ifm) {
+                           InputBuffer& ifm) {
 #pragma HLS INLINE off
   const int blocks = divide_up(map.c, kLanes);
   // Columns [left, right) of the region lie inside of the map.
@@ -102,7 +104,7 @@ YHW_STAGE void load_region(const word_t* memory, const MapPort& map, int block, 
   const int right = larger(left, smaller(region.cols, map.w - region.x));
 load_blocks:
   for (int p = 0; p < pieces; ++p) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = kTn / kLanes
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = kInputPieces
   load_rows:
     for (int r = 0; r < region.rows; ++r) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = kIfmWords

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cycles of the accelerator's pipelines, from the loop bounds of ``hls_export/engine``.
+"""Cycles of the accelerator's computing pipelines, from the loop bounds of ``hls_export/engine``.
 
-Compute only: memory transfers, pipeline fill and the control between stages are not in it, so this is a lower bound.
+Counted are the iterations, times the interval, of the loops that multiply, add, compare or move codes. Not counted are
+the loops that fill the buffers, those that requantise and write a tile of a convolution or max pool, pipeline fill,
+memory latency and control. The stages run one after the other, so the sum is a lower bound of the run time.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from yolo_hw.geometry import Window
 from yolo_hw.intgraph import nodes as N
 
 MIN_PIXELS = 16
-"""The dense pipeline runs at least this many steps per kernel position (yhw_conv.h)."""
+"""The dense and the pooling pipeline run at least this many steps per kernel position (yhw_types.h)."""
+REORG_INTERVAL = 4
+"""Cycles between two codes of a reorg (yhw_copy.h)."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ def plan_cycles(plan: AcceleratorPlan) -> list[CommandCycles]:
 
 def _cycles(plan: AcceleratorPlan, command: Command, node: N.Node, out: Shape) -> int:
     config = plan.config
-    blocks = -(-command.channels // config.lanes)
+    first = command.out_channel // config.lanes
+    blocks = -(-(command.out_channel + command.channels) // config.lanes) - first
     if command.op is CommandOp.CONV and isinstance(node, N.Conv2d):
         passes = sum(_input_tiles(node, start, config.tm, config.tn) for start in range(0, out.c, config.tm))
         return passes * node.window.taps * sum(max(h * w, MIN_PIXELS) for h, w in _tiles(command, out))
@@ -61,11 +66,14 @@ def _cycles(plan: AcceleratorPlan, command: Command, node: N.Node, out: Shape) -
     if command.op is CommandOp.MAXPOOL and isinstance(node, N.MaxPool):
         groups = -(-out.c // config.channels)
         return groups * node.window.taps * sum(max(h * w, MIN_PIXELS) for h, w in _tiles(command, out))
+    pixels = blocks * out.h * out.w
     if command.op is CommandOp.AVGPOOL:
-        source = plan.graph.tensors[command.inputs[0]].shape
-        return blocks * source.h * source.w
-    per_piece = {CommandOp.ADD: len(command.inputs), CommandOp.MUL: 2, CommandOp.COPY: 4, CommandOp.REORG: config.lanes}
-    return blocks * out.h * out.w * per_piece[command.op]
+        source = plan.graph.tensors[command.inputs[0]]
+        return blocks * source.shape.h * source.shape.w * source.fmt.storage_bytes
+    words = pixels * plan.graph.tensors[command.output].fmt.storage_bytes
+    if command.op is CommandOp.REORG:
+        return pixels * config.lanes * REORG_INTERVAL + words
+    return words
 
 
 def _tiles(command: Command, out: Shape) -> list[tuple[int, int]]:
@@ -81,5 +89,4 @@ def _input_tiles(node: N.Conv2d, start: int, tm: int, tn: int) -> int:
 
 
 def _depthwise_tile(window: Window, height: int, width: int, chunks: int) -> int:
-    columns = window.span(1, width)
-    return height * (columns - width + width * chunks)
+    return height * (window.span(1, width) + width * (chunks - 1))

@@ -22,6 +22,8 @@ from yolo_hw.intgraph import IntGraph
 from yolo_hw.intgraph.nodes import NODE_TYPES
 
 NARROW, WIDE = (4, 5, 6, 7, 8), (6, 8, 16)
+ONLY_4, ONLY_12, ONLY_16 = (4,), (12,), (16,)
+SANITIZED = "-O1 -fsanitize=address,undefined -fno-sanitize-recover=all"
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Case:
         return AcceleratorConfig(tm=tm, tn=tn, ifm_words=self.ifm_words, acc_words=self.acc_words)
 
     def __str__(self) -> str:
-        words = "wide" if self.bits == WIDE else "narrow"
+        words = "_".join(map(str, self.bits))
         return f"{self.tile[0]}x{self.tile[1]}-{self.rounding.value}-{self.overflow.value}-{words}"
 
 
@@ -56,6 +58,9 @@ CASES = [
     Case(5, (16, 16), Rounding.HALF_EVEN, Overflow.WRAP, WIDE),
     Case(6, (12, 20), Rounding.HALF_AWAY, Overflow.SATURATE_SYMMETRIC, WIDE),
     Case(7, (4, 4), Rounding.HALF_UP, Overflow.SATURATE, NARROW, 256, 16),
+    Case(8, (16, 8), Rounding.HALF_UP, Overflow.SATURATE, ONLY_16),
+    Case(9, (8, 8), Rounding.HALF_EVEN, Overflow.SATURATE, ONLY_4),
+    Case(10, (4, 16), Rounding.HALF_AWAY, Overflow.SATURATE, ONLY_12, 256, 16),
 ]
 
 
@@ -81,6 +86,23 @@ def test_simulation_equals_numpy(case: Case, tmp_path: Path):
     codes = sum(bundle.plan.graph.output_of(node).shape.numel for node in nodes)
     assert compared(check_csim(bundle)) == (6, 6 * codes)
     assert not failures(bundle.folder)
+
+
+@pytest.mark.parametrize("case", [CASES[1], CASES[5], CASES[6]], ids=str)
+def test_simulation_is_clean_under_the_sanitizers(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CXXFLAGS", SANITIZED)
+    assert compared(check_csim(open_bundle(export(case, tmp_path / "bundle"))))[0] == 6
+
+
+def test_the_sanitizers_stop_the_simulation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """They are at work: with a weight buffer declared too small, the same simulation ends in an error."""
+    monkeypatch.setenv("CXXFLAGS", f"{SANITIZED} -DYHW_CHECK_H_ -include {tmp_path}/no_check.h")
+    (tmp_path / "no_check.h").write_text(
+        '#include "yhw_descriptor.h"\n#include "yhw_config.h"\n#undef YHW_MAX_TAPS\n#define YHW_MAX_TAPS 2\n'
+        "namespace yhw {\nstatic bool record_fits(const yhw_descriptor_t&) { return true; }\n}\n"
+    )
+    with pytest.raises(BundleError, match="csim: the test bench ended with"):
+        check_csim(open_bundle(export(CASES[1], tmp_path / "bundle")))
 
 
 def ap_types() -> Path:

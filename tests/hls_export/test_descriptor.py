@@ -67,7 +67,8 @@ def test_a_record_of_a_real_layer_reads_as_a_struct(pristine: Path):
     assert struct.unpack_from("<4I4i4i4i", record, 88) == (0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
     assert struct.unpack_from("<i", record, 152) == (4,)  # RGBX
     assert struct.unpack_from("<4i", record, 212) == (0, 1, 51, 9)
-    assert struct.unpack_from("<7i", record, 228) == (-128, 127, 8, -128, 127, 0, 0)
+    assert struct.unpack_from("<6i", record, 228) == (-128, 127, 8, -128, 127, 0)
+    assert struct.unpack_from("<4B", record, 252) == (16, 16, 32, 0)  # TM, TN, accumulator bits
 
 
 def test_operation_numbers_are_those_of_the_header():
