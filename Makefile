@@ -9,19 +9,22 @@ OUT ?= build
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
+$(BIN)ruff:
+	@echo "the developers' tools are not installed: run ./test.sh once" >&2; exit 1
+
 build: ## the compiled parts, in place
 	PATH="$(abspath $(BIN)):$$PATH" $(PYTHON) setup.py -q build_ext --inplace
 
 test: ## all tests; ARGS go to pytest
 	./test.sh $(ARGS)
 
-lint: ## ruff, clang-format and mypy, without changes
+lint: $(BIN)ruff ## ruff, clang-format and mypy, without changes
 	$(BIN)ruff check .
 	$(BIN)ruff format --check .
 	$(BIN)clang-format --dry-run -Werror $(CXX_FILES)
 	$(BIN)mypy
 
-format: ## ruff and clang-format, in place
+format: $(BIN)ruff ## ruff and clang-format, in place
 	$(BIN)ruff check --fix .
 	$(BIN)ruff format .
 	$(BIN)clang-format -i $(CXX_FILES)
@@ -33,7 +36,7 @@ csim: ## the exported accelerator of the embedded network, compiled with g++ and
 	$(BIN)yolo-hw demo --images 1 --out $(OUT)/csim
 	$(MAKE) -C $(OUT)/csim/bundle/hls csim OUT=$(abspath $(OUT))/csim_build
 
-docs: ## what the documents say: links, command lines, descriptor offsets, measured tables
+docs: $(BIN)ruff ## what the documents say: links, command lines, descriptor offsets, measured tables
 	$(PYTHON) benchmarks/make_table.py
 	$(PYTHON) -m pytest -q tests/test_docs.py
 

@@ -33,7 +33,7 @@ def accuracy() -> str:
         )
         for row in _load("accuracy")["rows"]
     ]
-    return _table(("network", "images", "AP50 float", "AP50 int8", "AP50:95 float", "AP50:95 int8"), rows)
+    return _table(("network", "images", "AP50 float, %", "AP50 int8, %", "AP50:95 float, %", "AP50:95 int8, %"), rows)
 
 
 def observers() -> str:

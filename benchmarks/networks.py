@@ -11,14 +11,13 @@ import numpy.typing as npt
 from record import require_data
 
 from yolo_hw import assets
-from yolo_hw.data import DetectionDataset, Resize, find_images, fit_image, open_dataset, read_image, read_names
+from yolo_hw.data import DetectionDataset, load_batches, open_dataset, read_names
 from yolo_hw.data.synthetic import write_dataset
 from yolo_hw.evaluate import DetectionMetrics, DetectorConfig, HeadRunner, detect_files, evaluate_detections
 from yolo_hw.evaluate.metrics import match_classes
 from yolo_hw.nn import Darknet, NmsConfig, load_darknet
 
 CONFIDENCE = 0.005
-BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,8 @@ def real_case(folder: str, stem: str, names: str) -> Case:
     base = data / "weights" / folder
     model = load_darknet(base / f"{stem}.cfg", base / f"{stem}.weights")
     dataset = open_dataset(next((data / "coco_val128").glob("*.json")), None)
-    return Case(stem, model, read_names(base / names), _batches(model, data / "coco_calib_train48"), dataset)
+    calibration = load_batches(data / "coco_calib_train48", model.network.input)
+    return Case(stem, model, read_names(base / names), calibration, dataset)
 
 
 def embedded_case(folder: Path, images: int = 200) -> Case:
@@ -54,9 +54,4 @@ def embedded_case(folder: Path, images: int = 200) -> Case:
     model = load_darknet(assets.PARTS_CFG, assets.PARTS_WEIGHTS)
     names = read_names(assets.PARTS_NAMES)
     dataset = open_dataset(folder / "held_out", names)
-    return Case("parts", model, names, _batches(model, folder / "calibration"), dataset)
-
-
-def _batches(model: Darknet, source: Path) -> list[npt.NDArray[np.uint8]]:
-    images = [fit_image(read_image(path), model.network.input, Resize.STRETCH)[0] for path in find_images(source)]
-    return [np.stack(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
+    return Case("parts", model, names, load_batches(folder / "calibration", model.network.input), dataset)

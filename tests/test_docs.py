@@ -12,13 +12,12 @@ from pathlib import Path
 
 import click
 import pytest
+from PIL import Image
 
 from hls_export.bundle.descriptor import Descriptor, field_offset
 from hls_export.verify import BEFORE, CHECKS
 from yolo_hw import assets
 from yolo_hw.cli.main import VERBS, main
-from yolo_hw.darknet.layers import Shape
-from yolo_hw.data import Resize, fit_image
 from yolo_hw.data.synthetic import generate_scene
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,12 +62,14 @@ def test_readme_program_runs(tmp_path: Path) -> None:
     for named, real in {
         "yolo-fastest-1.1.cfg": assets.PARTS_CFG,
         "yolo-fastest-1.1.weights": assets.PARTS_WEIGHTS,
+        "photos/": tmp_path / "photos",
         "build/": tmp_path / "build",
     }.items():
         assert named in program
         program = program.replace(f'"{named}"', repr(str(real)))
-    image = generate_scene(assets.CALIBRATION_SEED, 0).image
-    exec(program, {"batches": [fit_image(image, Shape(3, 256, 256), Resize.STRETCH)[0][None]]})
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(generate_scene(assets.CALIBRATION_SEED, 0).image).save(tmp_path / "photos" / "bench.png")
+    exec(program, {})
 
 
 def test_measured_tables_are_up_to_date() -> None:

@@ -93,7 +93,7 @@ fingerprint() {
 ensure_installed() {
   stamp=$venv/.yolo_hw_$1
   ensure_venv
-  built=$(find yolo_hw -maxdepth 1 -name '_ops.so' -o -maxdepth 1 -name '_engine.*.so' | wc -l)
+  built=$(find yolo_hw -maxdepth 1 \( -name '_ops.so' -o -name '_engine.*.so' \) | wc -l)
   if [ "$built" -ge 2 ] && [ "$(fingerprint)" = "$(cat "$stamp" 2>/dev/null)" ]; then
     return
   fi

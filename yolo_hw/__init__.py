@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from yolo_hw.data import load_batches as load_batches
     from yolo_hw.errors import YoloHwError as YoloHwError
     from yolo_hw.evaluate import FloatRunner as FloatRunner
     from yolo_hw.evaluate import IntRunner as IntRunner
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from yolo_hw.train import fit as fit
 
 _MODULES = {
+    "yolo_hw.data": ("load_batches",),
     "yolo_hw.errors": ("YoloHwError",),
     "yolo_hw.evaluate": ("FloatRunner", "IntRunner", "detect_files", "detect_images"),
     "yolo_hw.fixedpoint": ("FixedPoint", "Overflow", "Rounding"),

@@ -75,15 +75,16 @@ def _exchange(new: Path, path: Path) -> None:
 
 
 def check_replaceable(path: Path, marker: str) -> None:
-    """Check that writing a folder to `path` destroys nothing but an older folder of its kind.
+    """Check that a folder can be written to `path` and that this destroys nothing but an older folder of its kind.
 
     Args:
         path: Missing, an empty folder, or a folder that holds `marker`.
         marker: File name that tells the kind.
 
     Raises:
-        OutputError: `path` is something else.
+        OutputError: `path` is something else, or no folder can be made there.
     """
+    _check_writable(path)
     if path.resolve() in (Path.cwd(), *Path.cwd().parents):
         raise OutputError(f"{path}: the output must be a folder of its own, not one that the current folder lies in")
     if path.is_symlink() or (path.exists() and not path.is_dir()):
@@ -92,6 +93,17 @@ def check_replaceable(path: Path, marker: str) -> None:
         raise OutputError(
             f"{path}: the folder is not empty and holds no {marker} of an earlier run; choose another one"
         )
+
+
+def _check_writable(path: Path) -> None:
+    """Check that something can be made in the nearest folder above `path` that exists."""
+    parent = path.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    try:
+        Path(tempfile.mkdtemp(prefix=".yolo_hw.", dir=parent)).rmdir()
+    except OSError as error:
+        raise OutputError(f"{path}: cannot write to {parent}: {error.strerror}") from None
 
 
 def _umask() -> int:

@@ -116,6 +116,8 @@ def verify_bundle(folder: str | Path, *, skip: Collection[str] = (), progress: P
     if unknown:
         raise YoloHwError(f"no check '{min(unknown)}'; the checks are files, {', '.join(CHECKS)}")
     folder = Path(folder)
+    if not folder.is_dir():
+        raise BundleError(f"{folder}: no such folder")
     if not (folder / MANIFEST).is_file():
         raise BundleError(f"{folder}: not a bundle, it has no {MANIFEST}")
     report = VerifyReport()

@@ -208,6 +208,20 @@ def test_a_missing_compiler_is_found_before_the_work(files, tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_output_that_cannot_be_written_is_found_before_the_work(files):
+    result = run("compile", *files.arguments(calib=files.images, out="/proc/self/x/bundle"))
+    assert_one_error(result.exit_code, result.stderr, "cannot write to /proc/")
+
+
+@pytest.mark.parametrize("verb", ["detect", "eval"])
+@pytest.mark.parametrize("options", [["--bits", "4"], ["--calib", "nowhere"], ["--observer", "max"]])
+def test_options_without_effect_are_refused(files, tmp_path, verb, options):
+    extra = ["--data", files.images] if verb == "eval" else ["--source", files.images, "--out", tmp_path / "out"]
+    result = run(verb, *files.arguments(), *extra, *options)
+    assert_one_error(result.exit_code, result.stderr, f"{options[0]} has no effect on the float model")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_current_folder_is_no_output(files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for out in (".", tmp_path, tmp_path.parent):

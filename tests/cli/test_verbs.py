@@ -160,3 +160,20 @@ def test_compiling_again_replaces_the_bundle_with_the_same_bytes(files, bundle, 
     assert names == sorted(path.relative_to(out) for path in out.rglob("*") if path.is_file())
     assert all((first / name).read_bytes() == (out / name).read_bytes() for name in names)
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_skipped_checks_are_counted(bundle):
+    out, _ = bundle
+    result = run("verify", out, "--skip", "csim", "--skip", "engine-scalar")
+    assert result.exit_code == 0
+    assert "checks passed, 2 skipped" in result.stdout
+    assert "every check passed" not in result.stdout
+
+
+def test_inspect_memory_json_has_every_tensor(bundle):
+    out, _ = bundle
+    tensors = json.loads(run("inspect", out, "--memory", "--json").stdout)["tensors"]
+    stated = json.loads((out / "ddr" / "memmap.json").read_text())["tensors"]
+    assert {t["tensor"]: (t["offset"], t["bytes"]) for t in tensors} == {
+        t["name"]: (t["offset"], t["bytes"]) for t in stated
+    }

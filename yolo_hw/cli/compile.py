@@ -12,7 +12,7 @@ from hls_export.config import AcceleratorConfig
 from yolo_hw.cli.console import mebibytes, millions, print_json, print_table, step_progress
 from yolo_hw.cli.main import EXIT_DIFFERENCE
 from yolo_hw.cli.options import BatchNormEpsilon, FilePath, quant_config, quant_options
-from yolo_hw.cli.verify import SkippableCheck, report_rows
+from yolo_hw.cli.verify import SkippableCheck, report_rows, verdict
 from yolo_hw.data.preprocess import Resize
 from yolo_hw.intgraph.cost import graph_cost
 from yolo_hw.nn.darknet import DARKNET_BN_EPS
@@ -94,7 +94,11 @@ def compile_summary(state: CompileState) -> dict[str, Any]:
         "records": len(plan.program),
         "macs": sum(cost.macs for cost in costs),
         "params": sum(cost.params for cost in costs),
-        "param_bytes": sum(cost.param_bytes for cost in costs),
+        "code_bytes": sum(cost.param_bytes for cost in costs),
+        "params_bin_bytes": (state.config.out / "ddr" / "params.bin").stat().st_size,
+        "w_bits": state.config.quant.w_bits,
+        "a_bits": state.config.quant.a_bits,
+        "tile": [plan.config.tm, plan.config.tn],
         "arena_bytes": plan.memory.arena_bytes,
         "arena_bound_bytes": plan.memory.arena_bound,
         "io_bytes": plan.memory.io_bytes,
@@ -115,7 +119,15 @@ def print_compile(state: CompileState) -> None:
             "network",
             f"{summary['nodes']} nodes, {millions(summary['macs'])} MACs, {millions(summary['params'])} params",
         ),
-        ("parameters", f"{mebibytes(summary['param_bytes'])}"),
+        (
+            "formats",
+            f"weights {summary['w_bits']} bits, activations {summary['a_bits']} bits, tile "
+            f"{summary['tile'][0]}x{summary['tile'][1]}",
+        ),
+        (
+            "parameters",
+            f"{mebibytes(summary['code_bytes'])} of codes, {mebibytes(summary['params_bin_bytes'])} in ddr/params.bin",
+        ),
         (
             "activations",
             f"arena {mebibytes(summary['arena_bytes'])} (bound {mebibytes(summary['arena_bound_bytes'])}), "
@@ -126,5 +138,5 @@ def print_compile(state: CompileState) -> None:
     ]
     print_table(f"{summary['name']} -> {summary['out']}", ("what", "<value"), rows)
     simulated = ("simulation", "passed", f"torch float64 = numpy on {summary['simulated_codes']} codes")
-    outcome = "every check passed" if state.report.passed else "THE BUNDLE IS NOT VALID"
-    print_table("verification", ("check", "<outcome", "<detail"), [simulated, *report_rows(state.report)], outcome)
+    checks = [simulated, *report_rows(state.report)]
+    print_table("verification", ("check", "<outcome", "<detail"), checks, verdict(state.report))

@@ -5,18 +5,22 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from yolo_hw import pipeline
 
 ERR = Console(stderr=True, highlight=False)
+LINE_SECONDS = 10
+"""Without a terminal, a line of progress at most this often."""
 
 
 def note(message: str) -> None:
@@ -45,13 +49,28 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
 def progress_bar(title: str, total: int) -> Iterator[Progress]:
     """Yield a progress display with one task of `total` units and an ETA; advance it with `advance_all`."""
     with Progress(*_columns(), console=ERR, transient=True, disable=not ERR.is_terminal) as progress:
-        progress.add_task(title, total=total)
+        progress.add_task(title, total=total, lines=_Lines())
         yield progress
 
 
 def advance_all(progress: Progress) -> None:
     """Advance the only task of a `progress_bar` by one."""
-    progress.advance(progress.task_ids[0])
+    task = progress.tasks[0]
+    progress.advance(task.id)
+    task.fields["lines"].write(f"{task.description} {task.completed:.0f}/{task.total:.0f}")
+
+
+class _Lines:
+    """Where stderr is no terminal, what takes long leaves a line every `LINE_SECONDS`."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def write(self, text: str) -> None:
+        now = time.monotonic()
+        if not ERR.is_terminal and now - self._last >= LINE_SECONDS:
+            self._last = now
+            note(text)
 
 
 class StepProgress(pipeline.Progress):
@@ -63,12 +82,14 @@ class StepProgress(pipeline.Progress):
         self._task: TaskID | None = None
         self._name = ""
         self._what = ""
+        self._lines = _Lines()
 
     def step(self, name: str) -> None:
         """Start the bar of a new step."""
         if self._task is not None:
             self._progress.remove_task(self._task)
         self._name, self._what = name, ""
+        self._lines.write(name)
         self._task = self._progress.add_task(name, total=None)
 
     def advance(self, what: str, done: int, total: int) -> None:
@@ -80,6 +101,7 @@ class StepProgress(pipeline.Progress):
             assert self._task is not None
             self._progress.update(self._task, description=f"{name}: {what}")
         self._progress.update(self._task, completed=done, total=total)
+        self._lines.write(f"{self._name}: {what} {done}/{total}")
 
     def warn(self, message: str) -> None:
         """Print a warning above the bar."""
@@ -97,10 +119,31 @@ def _columns() -> list[Any]:
     return [
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
+        _Count(),
+        _Eta(),
     ]
+
+
+class _Count(MofNCompleteColumn):
+    """Units done, nothing where the number of units is not known."""
+
+    def render(self, task: Task) -> Text:
+        return Text() if task.total is None else super().render(task)
+
+
+class _Eta(TimeRemainingColumn):
+    """Time left, nothing where it cannot be known."""
+
+    def render(self, task: Task) -> Text:
+        return Text() if task.total is None else Text("ETA ") + super().render(task)
+
+
+def compact(value: int) -> str:
+    """Format a count with three digits and k, M or G."""
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}" if value < 999.5 * size else f"{value / size:.0f} {unit}"
+    return str(value)
 
 
 def millions(value: int) -> str:

@@ -162,7 +162,7 @@ def print_demo(state: DemoState, summary: dict[str, Any], seconds: float) -> Non
         ("AP50 on held-out images, %", ap["float"][0], ap["int8"][0]),
         ("AP50:95 on held-out images, %", ap["float"][1], ap["int8"][1]),
         ("parameters", f"{millions(params)} float32", f"{millions(params)} codes"),
-        ("parameter memory", mebibytes(4 * params), mebibytes(summary["param_bytes"])),
+        ("parameter memory", mebibytes(4 * params), mebibytes(summary["code_bytes"])),
         ("multiply-accumulates", millions(summary["macs"]), millions(summary["macs"])),
         ("activation memory", "-", f"{arena}, lower bound {mebibytes(summary['arena_bound_bytes'])}"),
         ("checks passed", "-", f"{passed} of {len(state.compiled.report.results)}"),

@@ -46,7 +46,7 @@ def command(**options: Any) -> None:  # noqa: ANN401
     nms = NmsConfig(confidence=options["conf"], iou=options["iou"], class_agnostic=options["agnostic"])
     out: Path = options["out"]
     stems = output_stems(paths)
-    _check_targets(paths, [out / stem for stem in stems.values()])
+    _check_targets(paths, [out / stem for stem in stems.values()], out)
     documents = []
     skipped = 0
     with progress_bar("detect", len(paths)) as progress:
@@ -86,8 +86,10 @@ def output_stems(paths: list[Path]) -> dict[Path, str]:
     return stems
 
 
-def _check_targets(paths: list[Path], targets: list[Path]) -> None:
-    """Refuse to write among the source images: pictures or label files there would be overwritten."""
+def _check_targets(paths: list[Path], targets: list[Path], out: Path) -> None:
+    """Refuse an output that is no folder, or that holds source images: pictures and labels there would be lost."""
+    if out.exists() and not out.is_dir():
+        raise YoloHwError(f"{out}: the output must be a folder")
     both = {path.parent.resolve() for path in paths} & {target.parent.resolve() for target in targets}
     if both:
         raise YoloHwError(f"{min(both)}: --out must not be a folder of source images, choose another one")

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from yolo_hw.cli.console import millions, note, print_json, print_table
+from yolo_hw.cli.console import compact, millions, note, print_json, print_table
 from yolo_hw.cli.options import FilePath
-from yolo_hw.darknet.layers import Layer
+from yolo_hw.darknet.layers import Convolutional, Layer, Pool, Route
 from yolo_hw.darknet.network import Network, load_network
 from yolo_hw.darknet.weights import Header, read_weights
 
@@ -69,17 +69,31 @@ def _params(layer: Layer) -> int:
     return sum(param.numel for param in layer.params)
 
 
+def _operation(layer: Layer) -> str:
+    """Return for example ``3x3/2 g16 leaky``: window, stride, groups, activation, as far as the layer has them."""
+    words = []
+    if isinstance(layer, (Convolutional, Pool)):
+        y, x = layer.stride_y, layer.stride_x
+        stride = f"/{y}" if y == x else f"/{y}x{x}"
+        words.append(f"{layer.size}x{layer.size}{'' if stride == '/1' else stride}")
+    if isinstance(layer, (Convolutional, Route)) and layer.groups > 1:
+        words.append(f"g{layer.groups}")
+    activation = getattr(layer, "activation", "linear")
+    return " ".join(words if activation == "linear" else [*words, activation])
+
+
 def _print(network: Network, header: Header | None) -> None:
     rows = [
         (
             layer.name,
-            ",".join(map(str, layer.inputs)),
+            ",".join("image" if i < 0 else str(i) for i in layer.inputs),
+            _operation(layer),
             layer.shape,
-            f"{_params(layer):,}",
-            f"{layer.macs:,}",
-            f"{2 * layer.macs:,}",
-            f"{4 * _params(layer):,}",
-            f"{4 * layer.shape.numel:,}",
+            compact(_params(layer)),
+            compact(layer.macs),
+            compact(2 * layer.macs),
+            compact(4 * _params(layer)),
+            compact(4 * layer.shape.numel),
         )
         for layer in network.layers
     ]
@@ -89,9 +103,9 @@ def _print(network: Network, header: Header | None) -> None:
     )
     footer = (
         f"{network.num_params:,} floats ({4 * network.num_params:,} bytes), {millions(network.macs)} MACs, "
-        f"{millions(2 * network.macs)} FLOPs (2 per MAC)\n{heads}"
+        f"{millions(2 * network.macs)} FLOPs (2 per MAC), bytes as float32\n{heads}"
     )
     if header is not None:
         footer += f"\nweights fit: version {header.major}.{header.minor}, {header.seen:,} images seen"
-    columns = ("layer", "<inputs", "<output CxHxW", "params", "MACs", "FLOPs", "param bytes", "output bytes")
+    columns = ("layer", "<from", "<operation", "<CxHxW", "params", "MACs", "FLOPs", "bytes", "bytes out")
     print_table(f"{network.name}: input {network.input}", columns, rows, footer)

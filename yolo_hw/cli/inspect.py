@@ -15,7 +15,7 @@ from yolo_hw.cli.console import mebibytes, millions, print_json, print_table
 from yolo_hw.cli.options import FilePath
 from yolo_hw.intgraph.check import check_graph
 from yolo_hw.intgraph.cost import graph_cost
-from yolo_hw.intgraph.graph import INPUT
+from yolo_hw.intgraph.nodes import Conv2d, Node
 
 
 @click.command("inspect", epilog="Example: yolo-hw inspect build/")
@@ -27,7 +27,7 @@ def command(bundle: Path, memory: bool, as_json: bool) -> None:
     opened = open_bundle(bundle)
     check_graph(opened.plan.graph)
     if as_json:
-        print_json(_document(opened))
+        print_json({"tensors": _tensors(opened.plan)} if memory else _document(opened))
     elif memory:
         _print_memory(opened.plan)
     else:
@@ -50,6 +50,7 @@ def _layers(plan: AcceleratorPlan) -> list[dict[str, Any]]:
                 "op": node.op,
                 "shape": list(info.shape),
                 "format": str(info.fmt),
+                "weights": _weight_format(node),
                 "shift": None if requant is None else [int(requant.shift.min()), int(requant.shift.max())],
                 "acc_bits": cost.acc_bits,
                 "macs": cost.macs,
@@ -59,6 +60,17 @@ def _layers(plan: AcceleratorPlan) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _weight_format(node: Node) -> str | None:
+    """Return for example ``s8f5..9``: bits, and the fraction bits over the output channels."""
+    if not isinstance(node, Conv2d):
+        return None
+    return f"s{node.w_bits}f{_span(int(node.w_frac.min()), int(node.w_frac.max()))}"
+
+
+def _span(low: int, high: int) -> str:
+    return f"{low}" if low == high else f"{low}..{high}"
 
 
 def _document(opened: OpenBundle) -> dict[str, Any]:
@@ -80,7 +92,8 @@ def _print_layers(plan: AcceleratorPlan) -> None:
             row["op"],
             "x".join(map(str, row["shape"])),
             row["format"],
-            "" if row["shift"] is None else f"{row['shift'][0]}..{row['shift'][1]}",
+            row["weights"] or "",
+            "" if row["shift"] is None else _span(*row["shift"]),
             row["acc_bits"] or "",
             f"{row['macs']:,}",
             f"{row['param_bytes']:,}",
@@ -95,24 +108,52 @@ def _print_layers(plan: AcceleratorPlan) -> None:
         f"{plan.config.tm}x{plan.config.tn} tile, {plan.graph.contract.rounding.value}, {millions(macs)} MACs, "
         f"{millions(cycles)} compute cycles without memory transfers, {100 * macs / slots:.1f} % of the tile used"
     )
-    columns = ("node", "<op", "<output", "<format", "shift", "acc bits", "MACs", "param bytes", "cycles", "tile use")
+    columns = (
+        "node",
+        "<op",
+        "<output",
+        "<format",
+        "<weights",
+        "shift",
+        "acc bits",
+        "MACs",
+        "bytes",
+        "cycles",
+        "used",
+    )
     print_table(plan.graph.name, columns, rows, footer)
+
+
+def _tensors(plan: AcceleratorPlan) -> list[dict[str, Any]]:
+    lifetimes, places = plan.memory.lifetimes, plan.memory.locations
+    order = sorted(places, key=lambda name: (places[name].offset, lifetimes[places[name].root].first, name))
+    return [
+        {
+            "tensor": name,
+            "region": "io" if places[name].offset < plan.memory.io_bytes else "arena",
+            "offset": places[name].offset,
+            "bytes": places[name].bytes,
+            "first_record": lifetimes[places[name].root].first,
+            "last_record": lifetimes[places[name].root].last,
+            "root": places[name].root,
+            "channel": places[name].channel,
+        }
+        for name in order
+    ]
 
 
 def _print_memory(plan: AcceleratorPlan) -> None:
     rows = []
-    lifetimes = plan.memory.lifetimes
-    for name, location in sorted(
-        plan.memory.locations.items(), key=lambda item: (item[1].offset, lifetimes[item[1].root].first, item[0])
-    ):
-        life = lifetimes[location.root]
-        region = "io" if location.offset < plan.memory.io_bytes else "arena"
-        shared = "" if location.root == name else f"in {location.root} at channel {location.channel}"
-        span = "image" if name == INPUT else f"{life.first}..{life.last}"
-        rows.append((name, region, f"0x{location.offset:08x}", f"{location.bytes:,}", span, shared))
+    for row in _tensors(plan):
+        first = "image" if row["first_record"] < 0 else row["first_record"]
+        last = "end" if row["last_record"] == len(plan.program) else row["last_record"]
+        shared = "" if row["root"] == row["tensor"] else f"in {row['root']} at channel {row['channel']}"
+        rows.append(
+            (row["tensor"], row["region"], f"0x{row['offset']:08x}", f"{row['bytes']:,}", f"{first}..{last}", shared)
+        )
     memory = plan.memory
     footer = (
-        f"io {mebibytes(memory.io_bytes)}, arena {mebibytes(memory.arena_bytes)} (no plan needs less than "
+        f"io {mebibytes(memory.io_bytes)}, arena {mebibytes(memory.arena_bytes)} (lower bound of any plan "
         f"{mebibytes(memory.arena_bound)}, one buffer per tensor {mebibytes(memory.unshared_bytes)})"
     )
     print_table(plan.graph.name, ("tensor", "<region", "offset", "bytes", "records", "<shared"), rows, footer)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from hls_export.verify import open_bundle
 from yolo_hw.cli.console import note, step_progress
@@ -110,6 +111,25 @@ def quant_config(options: dict[str, Any]) -> QuantConfig:
     )
 
 
+QUANT_NAMES = (
+    "bits w_bits a_bits observer w_observer percentile per_tensor no_equalise no_bias_correction signed rounding "
+    "overflow leaky override"
+).split()
+"""Parameters of `quant_options`."""
+
+
+def refuse_unheeded(names: list[str], where: str) -> None:
+    """Refuse options that were given, but have no effect here.
+
+    Raises:
+        YoloHwError: Names the option.
+    """
+    context = click.get_current_context()
+    for name in names:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise YoloHwError(f"--{name.replace('_', '-')} has no effect on {where}: leave it out")
+
+
 def make_runner(options: dict[str, Any]) -> HeadRunner:
     """Build the float model or the integer engine from the values of `network_options` and `quant_options`.
 
@@ -121,12 +141,14 @@ def make_runner(options: dict[str, Any]) -> HeadRunner:
     if bundle is not None:
         if cfg or weights or engine == "float":
             raise YoloHwError("--bundle holds the integer network: leave out --cfg, --weights and --engine float")
+        refuse_unheeded([*QUANT_NAMES, "calib", "bn_eps"], "a bundle, whose numbers are fixed")
         graph = open_bundle(bundle).plan.graph
         check_graph(graph)
         return IntRunner(graph)
     if cfg is None or weights is None:
         raise YoloHwError("name a network: --cfg and --weights, or --bundle")
     if engine == "float":
+        refuse_unheeded([*QUANT_NAMES, "calib"], "the float model")
         model = load_darknet(cfg, weights, bn_eps=options["bn_eps"], lenient=options["lenient"])
         for warning in model.network.warnings:
             note(f"warning: {warning}")

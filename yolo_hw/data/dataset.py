@@ -60,8 +60,10 @@ def read_names(path: str | Path) -> tuple[str, ...]:
     """Read a darknet ``.names`` file: one class name per line."""
     try:
         lines = Path(path).read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot read the class names: {error}") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot read the class names: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: class names must be UTF-8 text") from None
     names = tuple(line.strip() for line in lines if line.strip())
     if not names:
         raise DataError(f"{path}: no class name in this file")

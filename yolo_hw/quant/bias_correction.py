@@ -11,6 +11,7 @@ Reference:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -29,7 +30,12 @@ MEMORY_BUDGET = 1 << 30
 """Bytes of feature maps held at a time; decides how many calibration images take part."""
 
 
-def correct_biases(graph: FoldedGraph, plan: QuantPlan, images: list[npt.NDArray[np.uint8]]) -> FoldedGraph:
+def correct_biases(
+    graph: FoldedGraph,
+    plan: QuantPlan,
+    images: list[npt.NDArray[np.uint8]],
+    progress: Callable[[str, int, int], None] | None = None,
+) -> FoldedGraph:
     """Return the graph with corrected biases.
 
     Before: channel means of the rounded network drift from the float ones.  After: they agree behind every convolution,
@@ -39,6 +45,7 @@ def correct_biases(graph: FoldedGraph, plan: QuantPlan, images: list[npt.NDArray
         graph: The folded network `plan` was made for.
         plan: Formats, weight codes and tables.
         images: Calibration batches [N, H, W, C] uint8; as many images take part as `MEMORY_BUDGET` allows.
+        progress: Called after every node.
     """
     stacked = np.concatenate(images)[: _image_limit(graph)]
     simulation = Simulation(graph, plan)
@@ -48,7 +55,7 @@ def correct_biases(graph: FoldedGraph, plan: QuantPlan, images: list[npt.NDArray
     maps: dict[str, tuple[Tensor, Tensor]] = {INPUT: (x, x)}
     corrected: dict[str, FoldedNode] = {}
     with torch.inference_mode():
-        for node, dying in zip(graph.nodes, last_reads(graph.nodes), strict=True):
+        for i, (node, dying) in enumerate(zip(graph.nodes, last_reads(graph.nodes), strict=True)):
             wanted = raw_result(node, [maps[name][0] for name in node.inputs], reference)
             found = raw_result(node, [maps[name][1] for name in node.inputs], rounded)
             if isinstance(node, FoldedConv):
@@ -61,6 +68,8 @@ def correct_biases(graph: FoldedGraph, plan: QuantPlan, images: list[npt.NDArray
             )
             for name in dying:
                 del maps[name]
+            if progress:
+                progress("biases", i + 1, len(graph.nodes))
     return replace(graph, nodes=tuple(corrected.get(node.name, node) for node in graph.nodes))
 
 

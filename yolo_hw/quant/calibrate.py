@@ -61,7 +61,7 @@ def calibrate(
         graph: The folded network.
         batches: Calibration images.
         config: Word lengths, observers, rounding, corrections.
-        progress: Called after every batch.
+        progress: Called after every batch, or node where biases are corrected.
 
     Returns:
         The graph to lower and its plan.
@@ -84,7 +84,7 @@ def calibrate(
     formats, arguments = candidates.formats(), candidates.arguments()
     plan = make_plan(graph, formats, arguments, config)
     if config.bias_correction:
-        graph = correct_biases(graph, plan, images)
+        graph = correct_biases(graph, plan, images, progress)
         plan = make_plan(graph, formats, arguments, config)
     return Calibrated(graph, plan)
 
