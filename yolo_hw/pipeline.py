@@ -90,7 +90,6 @@ class CompileState:
     progress: Progress
     model: Darknet | None = None
     images: list[npt.NDArray[np.uint8]] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     calibrated: Calibrated | None = None
     graph: IntGraph | None = None
@@ -128,7 +127,6 @@ def load_images(state: CompileState) -> None:
             state.progress.warn(f"skipped: {error}")
             continue
         state.images.append(image)
-        state.names.append(path.stem)
         state.progress.advance("images", len(state.images), min(len(paths), state.config.max_calib))
     if not state.images:
         raise DataError(f"{state.config.calib}: none of the {len(paths)} calibration images can be read")

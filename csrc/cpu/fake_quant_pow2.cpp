@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "../fake_quant_pow2.h"
+
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
-
-#include "../checks.h"
-#include "../core/fake_quant.h"
 
 namespace yhw {
 namespace {
@@ -26,76 +25,56 @@ void for_each_run(const ChannelLayout& layout, const int32_t* frac, const Body& 
   });
 }
 
-// frac: [1] or [channels], contiguous.
-void check_fracs(const Tensor& frac) {
-  const auto* values = static_cast<const int32_t*>(frac.const_data_ptr());
-  for (int64_t i = 0; i < frac.numel(); ++i) {
-    STD_TORCH_CHECK(values[i] >= -kMaxAbsFrac && values[i] <= kMaxAbsFrac, "fake_quant_pow2: frac must be in [",
-                    -kMaxAbsFrac, ", ", kMaxAbsFrac, "], got ", values[i]);
+struct Cpu {
+  // frac: [1] or [channels], contiguous.
+  static void check_fracs(const Tensor& frac) {
+    const auto* values = static_cast<const int32_t*>(frac.const_data_ptr());
+    for (int64_t i = 0; i < frac.numel(); ++i) {
+      STD_TORCH_CHECK(values[i] >= -kMaxAbsFrac && values[i] <= kMaxAbsFrac, "fake_quant_pow2: frac must be in [",
+                      -kMaxAbsFrac, ", ", kMaxAbsFrac, "], got ", values[i]);
+    }
   }
-}
 
-template <typename Real>
-void forward(const Tensor& x, const Tensor& frac, const FakeQuantArgs& args,
-             // outputs
-             Tensor& y) {
-  const auto* in = static_cast<const Real*>(x.const_data_ptr());
-  auto* out = static_cast<Real*>(y.mutable_data_ptr());
-  with_modes(args.rounding, args.overflow, [&](auto rounding, auto overflow) {
-    const auto run = [&](int64_t begin, int64_t end, int f) {
-      const Real scale = power_of_two<Real>(f), step = power_of_two<Real>(-f);
-      for (int64_t i = begin; i < end; ++i) {
-        out[i] = fake_quant<rounding(), overflow()>(in[i], scale, step, args.range);
-      }
-    };
-    for_each_run(args.layout, static_cast<const int32_t*>(frac.const_data_ptr()), run);
-  });
-}
+  template <typename Real>
+  static void forward(const Tensor& x, const Tensor& frac, const FakeQuantArgs& args,
+                      // outputs
+                      Tensor& y) {
+    const auto* in = static_cast<const Real*>(x.const_data_ptr());
+    auto* out = static_cast<Real*>(y.mutable_data_ptr());
+    with_modes(args.rounding, args.overflow, [&](auto rounding, auto overflow) {
+      const auto run = [&](int64_t begin, int64_t end, int f) {
+        const Real scale = power_of_two<Real>(f), step = power_of_two<Real>(-f);
+        for (int64_t i = begin; i < end; ++i) {
+          out[i] = fake_quant<rounding(), overflow()>(in[i], scale, step, args.range);
+        }
+      };
+      for_each_run(args.layout, static_cast<const int32_t*>(frac.const_data_ptr()), run);
+    });
+  }
 
-template <typename Real>
-void backward(const Tensor& grad, const Tensor& x, const Tensor& frac, const FakeQuantArgs& args,
-              // outputs
-              Tensor& grad_x) {
-  const auto* dy = static_cast<const Real*>(grad.const_data_ptr());
-  const auto* in = static_cast<const Real*>(x.const_data_ptr());
-  auto* dx = static_cast<Real*>(grad_x.mutable_data_ptr());
-  with_modes(args.rounding, args.overflow, [&](auto rounding, auto overflow) {
-    const auto run = [&](int64_t begin, int64_t end, int f) {
-      const Real scale = power_of_two<Real>(f);
-      for (int64_t i = begin; i < end; ++i) {
-        dx[i] = fake_quant_grad<rounding(), overflow()>(dy[i], in[i], scale, args.range);
-      }
-    };
-    for_each_run(args.layout, static_cast<const int32_t*>(frac.const_data_ptr()), run);
-  });
-}
-
-Tensor fake_quant_pow2(const Tensor& x, const Tensor& frac, int64_t axis, int64_t bits, bool is_signed,
-                       int64_t rounding, int64_t overflow) {
-  const FakeQuantArgs args = check_fake_quant_pow2(x, frac, axis, bits, is_signed, rounding, overflow);
-  const Tensor in = torch::stable::contiguous(x), fracs = torch::stable::contiguous(frac);
-  check_fracs(fracs);
-  Tensor y = torch::stable::empty_like(in);
-  x.scalar_type() == ScalarType::Float ? forward<float>(in, fracs, args, y) : forward<double>(in, fracs, args, y);
-  return y;
-}
-
-Tensor fake_quant_pow2_backward(const Tensor& grad, const Tensor& x, const Tensor& frac, int64_t axis, int64_t bits,
-                                bool is_signed, int64_t rounding, int64_t overflow) {
-  const FakeQuantArgs args = check_fake_quant_pow2_backward(grad, x, frac, axis, bits, is_signed, rounding, overflow);
-  const Tensor dy = torch::stable::contiguous(grad), in = torch::stable::contiguous(x);
-  const Tensor fracs = torch::stable::contiguous(frac);
-  check_fracs(fracs);
-  Tensor dx = torch::stable::empty_like(in);
-  x.scalar_type() == ScalarType::Float ? backward<float>(dy, in, fracs, args, dx)
-                                       : backward<double>(dy, in, fracs, args, dx);
-  return dx;
-}
+  template <typename Real>
+  static void backward(const Tensor& grad, const Tensor& x, const Tensor& frac, const FakeQuantArgs& args,
+                       // outputs
+                       Tensor& grad_x) {
+    const auto* dy = static_cast<const Real*>(grad.const_data_ptr());
+    const auto* in = static_cast<const Real*>(x.const_data_ptr());
+    auto* dx = static_cast<Real*>(grad_x.mutable_data_ptr());
+    with_modes(args.rounding, args.overflow, [&](auto rounding, auto overflow) {
+      const auto run = [&](int64_t begin, int64_t end, int f) {
+        const Real scale = power_of_two<Real>(f);
+        for (int64_t i = begin; i < end; ++i) {
+          dx[i] = fake_quant_grad<rounding(), overflow()>(dy[i], in[i], scale, args.range);
+        }
+      };
+      for_each_run(args.layout, static_cast<const int32_t*>(frac.const_data_ptr()), run);
+    });
+  }
+};
 
 }  // namespace
 }  // namespace yhw
 
 STABLE_TORCH_LIBRARY_IMPL(yolo_hw, CPU, m) {
-  m.impl("fake_quant_pow2", TORCH_BOX(&yhw::fake_quant_pow2));
-  m.impl("fake_quant_pow2_backward", TORCH_BOX(&yhw::fake_quant_pow2_backward));
+  m.impl("fake_quant_pow2", TORCH_BOX(&yhw::fake_quant_pow2<yhw::Cpu>));
+  m.impl("fake_quant_pow2_backward", TORCH_BOX(&yhw::fake_quant_pow2_backward<yhw::Cpu>));
 }

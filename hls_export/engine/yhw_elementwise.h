@@ -17,36 +17,56 @@ struct Segment {
   int channel, pixel, pieces;
 };
 
-// acc = sum of the inputs in banks 0, 1, ..., each shifted left to the common fraction bits.
-YHW_STAGE void add_segment(const yhw_descriptor_t& d, const Store& store, const Segment& at, const InputBuffer& ifm,
-                           word_t* memory) {
+// Computes and writes a segment; Operation::lane gives the accumulator of one lane of a piece in the buffer.
+template <typename Operation>
+YHW_STAGE void write_segment(const yhw_descriptor_t& d, const Store& store, const Segment& at, const InputBuffer& ifm,
+                             word_t* memory) {
 #pragma HLS INLINE off
   const MapPort out = output_port(d);
   const int first = piece_index(out, at.channel / kLanes, at.pixel);
   const int words = at.pieces * piece_words(out);
-add_words:
+segment_words:
   for (int i = 0; i < words; ++i) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = kLineWords
 #pragma HLS PIPELINE II = 1
     const int piece = word_piece(out, i);
-    acc_t sums[kLanes];
+    acc_t acc[kLanes];
     int32_t shift[kLanes];
-#pragma HLS ARRAY_PARTITION variable = sums complete
+#pragma HLS ARRAY_PARTITION variable = acc complete
 #pragma HLS ARRAY_PARTITION variable = shift complete
     for (int k = 0; k < kLanes; ++k) {
 #pragma HLS UNROLL
-      sums[k] = 0;
+      acc[k] = Operation::lane(d, ifm, piece, k);
       shift[k] = d.shift;
-      for (int input = 0; input < YHW_MAX_INPUTS; ++input) {
-#pragma HLS UNROLL
-        if (input < d.num_inputs) {
-          sums[k] += shift_left(static_cast<acc_t>(ifm[input][piece][k]), static_cast<int>(d.in_shift[input]));
-        }
-      }
     }
-    memory[first + i] = output_word(store, out, at.channel, at.pixel + piece, word_part(out, i), sums, shift);
+    memory[first + i] = output_word(store, out, at.channel, at.pixel + piece, word_part(out, i), acc, shift);
   }
 }
+
+// acc = sum of the inputs in banks 0, 1, ..., each shifted left to the common fraction bits.
+struct SumOfInputs {
+  YHW_HD acc_t lane(const yhw_descriptor_t& d, const InputBuffer& ifm, int piece, int k) {
+#pragma HLS INLINE
+    acc_t sum = 0;
+    for (int input = 0; input < YHW_MAX_INPUTS; ++input) {
+#pragma HLS UNROLL
+      if (input < d.num_inputs) {
+        sum += shift_left(static_cast<acc_t>(ifm[input][piece][k]), static_cast<int>(d.in_shift[input]));
+      }
+    }
+    return sum;
+  }
+};
+
+// acc = map in bank 0 * factors in bank 1: one factor per channel, one per pixel, or one for each of both.
+struct MapTimesFactors {
+  YHW_HD acc_t lane(const yhw_descriptor_t& d, const InputBuffer& ifm, int piece, int k) {
+#pragma HLS INLINE
+    const int place = d.factor_h * d.factor_w > 1 ? piece : 0;
+    const data_t own = ifm[1][place][k], shared = ifm[1][place][0];
+    return multiply_codes(ifm[0][piece][k], d.factor_c == 1 ? shared : own);
+  }
+};
 
 YHW_STAGE void run_add(const yhw_descriptor_t& d, const Store& store, InputBuffer& ifm, word_t* memory) {
 #pragma HLS INLINE off
@@ -64,35 +84,8 @@ add_blocks:
         const MapPort in = input_port(d, i);
         load_pieces(memory, in, piece_index(in, channel / kLanes, pixel), at.pieces, Place{i, 0, 0}, ifm);
       }
-      add_segment(d, store, at, ifm, memory);
+      write_segment<SumOfInputs>(d, store, at, ifm, memory);
     }
-  }
-}
-
-// acc = map in bank 0 * factors in bank 1: one factor per channel, one per pixel, or one for each of both.
-YHW_STAGE void mul_segment(const yhw_descriptor_t& d, const Store& store, const Segment& at, const InputBuffer& ifm,
-                           word_t* memory) {
-#pragma HLS INLINE off
-  const MapPort out = output_port(d);
-  const int first = piece_index(out, at.channel / kLanes, at.pixel);
-  const int words = at.pieces * piece_words(out);
-  const bool per_pixel = d.factor_h * d.factor_w > 1;
-mul_words:
-  for (int i = 0; i < words; ++i) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = kLineWords
-#pragma HLS PIPELINE II = 1
-    const int piece = word_piece(out, i);
-    acc_t products[kLanes];
-    int32_t shift[kLanes];
-#pragma HLS ARRAY_PARTITION variable = products complete
-#pragma HLS ARRAY_PARTITION variable = shift complete
-    for (int k = 0; k < kLanes; ++k) {
-#pragma HLS UNROLL
-      const data_t own = ifm[1][per_pixel ? piece : 0][k], shared = ifm[1][per_pixel ? piece : 0][0];
-      products[k] = multiply_codes(ifm[0][piece][k], d.factor_c == 1 ? shared : own);
-      shift[k] = d.shift;
-    }
-    memory[first + i] = output_word(store, out, at.channel, at.pixel + piece, word_part(out, i), products, shift);
   }
 }
 
@@ -116,7 +109,7 @@ mul_blocks:
       load_pieces(memory, in, piece_index(in, channel / kLanes, pixel), at.pieces, Place{0, 0, 0}, ifm);
       load_pieces(memory, factors, piece_index(factors, factor_block, per_pixel ? pixel : 0), per_pixel ? at.pieces : 1,
                   Place{1, 0, 0}, ifm);
-      mul_segment(d, store, at, ifm, memory);
+      write_segment<MapTimesFactors>(d, store, at, ifm, memory);
     }
   }
 }

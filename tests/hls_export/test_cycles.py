@@ -4,57 +4,30 @@
 import numpy as np
 import pytest
 from support.cfg_graph import cfg_graph
+from support.networks import CfgWriter
 from support.random_graph import random_graph
 
 from hls_export.config import AcceleratorConfig
 from hls_export.plan import CommandOp, make_plan
 from hls_export.plan.cycles import plan_cycles
+from yolo_hw.intgraph import IntGraph
 
-CFG = """[net]
-width=20
-height=12
-channels=3
-[convolutional]
-filters=40
-size=3
-pad=1
-activation=leaky
-[convolutional]
-filters=40
-groups=40
-size=3
-pad=1
-activation=leaky
-[convolutional]
-filters=40
-groups=40
-size=5
-stride=2
-pad=1
-activation=leaky
-[maxpool]
-size=2
-stride=2
-[upsample]
-stride=2
-[convolutional]
-filters=32
-size=1
-activation=linear
-[convolutional]
-filters=21
-size=1
-activation=linear
-[yolo]
-mask=0,1,2
-anchors=1,1,2,2,3,3
-classes=2
-num=3
-"""
+
+def network() -> IntGraph:
+    """A convolution, two depthwise ones, a pool, a copy and two convolutions of one position."""
+    cfg = CfgWriter(12, 20)
+    cfg.conv(40, 3)
+    cfg.conv(40, 3, groups=40)
+    cfg.conv(40, 5, 2, groups=40)
+    cfg.section("maxpool", size=2, stride=2)
+    cfg.section("upsample", stride=2)
+    cfg.conv(32, activation="linear")
+    cfg.yolo([0, 1, 2], 2, "1,1,2,2,3,3")
+    return cfg_graph(cfg.text())
 
 
 def cycles(tm: int, tn: int, **buffers: int) -> list[tuple[CommandOp, int]]:
-    plan = make_plan(cfg_graph(CFG), AcceleratorConfig(tm=tm, tn=tn, **buffers))
+    plan = make_plan(network(), AcceleratorConfig(tm=tm, tn=tn, **buffers))
     return [(entry.command.op, entry.cycles) for entry in plan_cycles(plan)]
 
 

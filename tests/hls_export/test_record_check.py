@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from support.bundle import write_bundle
 from support.cfg_graph import cfg_graph
+from support.networks import CfgWriter
 from support.random_graph import random_graph
 
 from hls_export.bundle.descriptor import HAS_TABLE, RECORD_BYTES, REORG_REVERSE, Descriptor, field_offset
@@ -179,36 +180,13 @@ def test_every_limit_refuses_the_record(accelerator: Accelerator):
     assert wrong == []
 
 
-DEPTHWISE_CFG = """[net]
-width=9
-height=9
-channels=3
-[convolutional]
-filters=8
-size=1
-activation=linear
-[convolutional]
-filters=8
-groups=8
-size=3
-pad=1
-activation=linear
-[convolutional]
-filters=21
-size=1
-activation=linear
-[yolo]
-mask=0,1,2
-anchors=1,1,2,2,3,3
-classes=2
-num=3
-"""
-
-
 def test_a_depthwise_kernel_must_fit_the_weight_buffer(tmp_path: Path):
     """Three chunks of four positions are all this weight buffer holds; 4 x 3 positions take three, 5 x 3 take four."""
-    config = AcceleratorConfig(tm=4, tn=4, max_taps=3)
-    small = build(cfg_graph(DEPTHWISE_CFG), tmp_path, config)
+    cfg = CfgWriter(9, 9)
+    cfg.conv(8, activation="linear")
+    cfg.conv(8, 3, groups=8, activation="linear")
+    cfg.yolo([0, 1, 2], 2, "1,1,2,2,3,3")
+    small = build(cfg_graph(cfg.text()), tmp_path, AcceleratorConfig(tm=4, tn=4, max_taps=3))
     (record,) = [i for i, r in enumerate(small.records) if r["op"] == Op.DWCONV]
     assert (small.records[record]["size_h"], small.records[record]["size_w"]) == (3, 3)
     results = small.run([Forgery(record, "size_h", 4), Forgery(record, "size_h", 5)])

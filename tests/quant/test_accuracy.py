@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Post-training quantisation with the default options keeps the accuracy of a real network."""
 
-import numpy as np
 import pytest
 from support.data import data_path, real_network
 
-from yolo_hw.data.dataset import open_dataset, read_names
-from yolo_hw.data.image import find_images, read_image
-from yolo_hw.data.preprocess import Resize, fit_image
+from yolo_hw.data import load_batches, open_dataset, read_names
 from yolo_hw.evaluate.detector import DetectorConfig, FloatRunner, detect_files
 from yolo_hw.evaluate.int_runner import IntRunner
 from yolo_hw.evaluate.metrics import evaluate_detections, match_classes
@@ -32,11 +29,7 @@ def test_yolo_fastest_in_8_bits_loses_at_most_two_points():
     names = read_names(cfg.with_name("coco.names"))
     dataset = open_dataset(data_path("coco_val128") / "instances.json", names)
     class_map = match_classes(names, dataset.names)
-    images = [
-        fit_image(read_image(path), model.network.input, Resize.STRETCH)[0]
-        for path in find_images(data_path("coco_calib_train48") / "images")
-    ]
-    batches = [np.stack(images[i : i + 8]) for i in range(0, len(images), 8)]
+    batches = load_batches(data_path("coco_calib_train48") / "images", model.network.input)
     graph = quantise_model(model, batches)
     assert all(node.w_bits == 8 for node in graph.nodes if node.op == "conv2d")
     in_float = average_precision(FloatRunner(model), dataset, class_map)
