@@ -99,11 +99,18 @@ def softmax_in_the_middle(cfg):
     cfg.conv(4)
 
 
+def softmax_before_a_head(cfg):
+    cfg.conv(6)
+    cfg.section("softmax", groups=1)
+    cfg.section("yolo", mask="0", anchors="1,2", classes=1, num=1)
+
+
 @pytest.mark.parametrize(
     ("add", "message"),
     [
         (local_average, "local_avgpool_1: local average"),
         (softmax_in_the_middle, "softmax_1: a softmax has no integer form, except at the end"),
+        (softmax_before_a_head, "softmax_2: a softmax has no integer form, except at the end"),
         (narrow_shortcut, "shortcut_2: an input with 4 of 6 channels"),
         (lambda cfg: cfg.section("upsample", stride=2, scale=0.5), "upsample_1: scale must be 1"),
     ],
