@@ -24,7 +24,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pybind11
@@ -36,7 +36,18 @@ OPS = "yolo_hw._ops"
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 DEBUG = os.environ.get("YOLO_HW_DEBUG", "0") == "1"
 OPTIMISE = ["-O0", "-g"] if DEBUG else ["-O3"]
-CXX_FLAGS = [*OPTIMISE, "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wconversion", "-fno-math-errno"]
+# No contraction to fused multiply-adds: every instruction set must give the same bits.
+EXACT = ["-fno-math-errno", "-ffp-contract=off"]
+CXX_FLAGS = [*OPTIMISE, "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wconversion", *EXACT]
+AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+AVX512 = [*AVX2, *(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl")), "-mprefer-vector-width=512"]
+# A source named *_<instruction set>.cpp is compiled for it and called only where csrc/isa.h finds it.
+ISA_FLAGS = {
+    "avx2": AVX2,
+    "avxvnni": [*AVX2, "-mavxvnni"],
+    "avx512": AVX512,
+    "avx512vnni": [*AVX512, "-mavx512vnni", "-mavx512vbmi"],
+}
 TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x020d000000000000"  # the stable ABI of torch 2.13: Stream::nativeHandle
 CUDA_ARCHITECTURES = "75;80;86;90"
 DEBIAN_COMPILER = "on Debian: apt-get install g++"
@@ -53,9 +64,6 @@ class Library:
     link: list[str]
     linker: str = "link"
     """The ninja rule that links it."""
-    extra: dict[str, list[str]] = field(default_factory=dict)
-    """Additional flags of single sources."""
-
 
 class NinjaBuildExt(build_ext):
     """Writes one ninja file for all extensions and runs ninja."""
@@ -131,12 +139,10 @@ def find_torch() -> Path:
 
 
 def engine_library(output: Path, sources: list[str]) -> Library:
-    """Return the integer engine: every source its own step, the AVX2 kernels with their own flags."""
+    """Return the integer engine."""
     include = [pybind11.get_include(), sysconfig.get_paths()["include"]]
-    flags = ["-std=c++17", *CXX_FLAGS, "-pthread", *system_includes(include), *(["-DYHW_HAVE_AVX2"] if X86 else [])]
-    avx2 = "csrc/engine/kernels_avx2.cpp"
-    wanted = [source for source in sources if X86 or source != avx2]
-    return Library("engine", output, wanted, flags, ["-pthread"], extra={avx2: ["-mavx2"]})
+    flags = ["-std=c++17", *CXX_FLAGS, "-pthread", *system_includes(include)]
+    return Library("engine", output, sources, flags, ["-pthread"])
 
 
 def ops_library(output: Path, sources: list[str]) -> Library:
@@ -146,6 +152,12 @@ def ops_library(output: Path, sources: list[str]) -> Library:
     link = [f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10"]
     wanted = [source for source in sources if nvcc or not source.endswith(".cu")]
     return Library("ops", output, wanted, flags, link, "link_cuda" if nvcc else "link")
+
+
+def isa_of(source: str) -> str | None:
+    """Return the instruction set a source is written for, None where any will do."""
+    suffix = Path(source).stem.rpartition("_")[2]
+    return suffix if suffix in ISA_FLAGS else None
 
 
 def cuda_flags() -> list[str]:
@@ -188,7 +200,7 @@ def ninja_file(compiler: str, nvcc: str | None, libraries: list[Library]) -> str
         for source in library.sources:
             is_cuda = source.endswith(".cu")
             target = f"{library.name}/{source}.o"
-            flags = cuda_flags() if is_cuda else [*library.flags, *library.extra.get(source, [])]
+            flags = cuda_flags() if is_cuda else [*library.flags, *ISA_FLAGS.get(isa_of(source) or "", [])]
             lines.append(f"build {target}: {'cuda' if is_cuda else 'compile'} {ninja_path(ROOT / source)}")
             lines.append(f"  flags = {ninja_text(' '.join(flags))}")
             objects.append(target)
@@ -209,7 +221,8 @@ def ninja_path(path: Path) -> str:
 
 def sources(*patterns: str) -> list[str]:
     """Return files of the source tree, sorted, so that equal trees give equal libraries."""
-    return sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern))
+    found = sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern))
+    return [source for source in found if X86 or isa_of(source) is None]
 
 
 def extensions() -> list[Extension]:

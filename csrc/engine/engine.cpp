@@ -7,16 +7,10 @@
 #include <stdexcept>
 #include <utility>
 
+#include "../isa.h"
+
 namespace yhw {
 namespace {
-
-bool cpu_has_avx2() {
-#if defined(__x86_64__) && defined(__GNUC__)
-  return __builtin_cpu_supports("avx2") != 0;
-#else
-  return false;
-#endif
-}
 
 void require(bool condition, const std::string& message) {
   if (!condition) {
@@ -56,7 +50,7 @@ int64_t padded_codes(const Window& w, const Shape& in, const Shape& out) {
 }
 
 const Kernels& kernels_of(const std::string& path) {
-#if defined(YHW_HAVE_AVX2)
+#if defined(YHW_X86)
   if (path == "avx2") {
     return avx2_kernels();
   }
@@ -79,7 +73,7 @@ std::string choose_path(const std::string& wanted) {
 
 std::vector<std::string> Engine::paths() {
   std::vector<std::string> result;
-#if defined(YHW_HAVE_AVX2)
+#if defined(YHW_X86)
   if (cpu_has_avx2()) {
     result.push_back("avx2");
   }
