@@ -38,7 +38,7 @@ DEBUG = os.environ.get("YOLO_HW_DEBUG", "0") == "1"
 OPTIMISE = ["-O0", "-g"] if DEBUG else ["-O3"]
 # No contraction to fused multiply-adds: every instruction set must give the same bits.
 EXACT = ["-fno-math-errno", "-ffp-contract=off"]
-CXX_FLAGS = [*OPTIMISE, "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wconversion", *EXACT]
+CXX_FLAGS = [*OPTIMISE, "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wconversion", "-Wno-psabi", *EXACT]
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, *(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl")), "-mprefer-vector-width=512"]
 # A source named *_<instruction set>.cpp is compiled for it and called only where csrc/isa.h finds it.
