@@ -9,8 +9,7 @@ namespace yhw {
 std::vector<size_t> place_buffers(const std::vector<Lifetime>& buffers, size_t& total) {
   std::vector<size_t> order(buffers.size()), offsets(buffers.size());
   std::iota(order.begin(), order.end(), size_t{0});
-  std::stable_sort(order.begin(), order.end(),
-                   [&](size_t a, size_t b) { return buffers[a].bytes > buffers[b].bytes; });
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return buffers[a].bytes > buffers[b].bytes; });
   total = 0;
   std::vector<size_t> placed;  // by offset
   for (const size_t index : order) {

@@ -47,8 +47,8 @@ Requantiser make_requantiser(const Ints& shift, const std::array<int64_t, 8>& pa
   return r;
 }
 
-int add_conv(Engine& engine, int in, const Triple& out, const FormatPair& format, const Codes& weight,
-             const Ints& bias, const std::array<int, 8>& window, int groups, const Requantiser& requant) {
+int add_conv(Engine& engine, int in, const Triple& out, const FormatPair& format, const Codes& weight, const Ints& bias,
+             const std::array<int, 8>& window, int groups, const Requantiser& requant) {
   yhw::ConvParams conv{to_window(window), groups, {}, {}};
   conv.weight.assign(weight.data(), weight.data() + weight.size());
   conv.bias.assign(bias.data(), bias.data() + bias.size());
@@ -114,6 +114,7 @@ PYBIND11_MODULE(_engine, m) {
       .def("run", &run_image<uint8_t>, py::arg("codes").noconvert())
       .def("run", &run_image<int8_t>, py::arg("codes").noconvert())
       .def("run", &run_image<Code>, py::arg("codes").noconvert())
+      .def("seconds", &Engine::seconds)
       .def("read", &read_tensor);
   m.def("paths", &Engine::paths, "Instruction sets this processor and build can run, best first.");
 }

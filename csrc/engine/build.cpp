@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // From the description of a graph to memory and operations, and running them.
 #include <algorithm>
+#include <chrono>
 #include <limits>
 #include <stdexcept>
 
@@ -97,6 +98,7 @@ void Engine::make_ops() {
     worker_bytes_ = std::max(worker_bytes_, aligned(need.worker + kSlackBytes));
     shared = std::max(shared, need.shared);
   }
+  seconds_.resize(ops_.size());
   worker_scratch_ = AlignedBytes(worker_bytes_ * static_cast<size_t>(pool_.size()));
   shared_scratch_ = AlignedBytes(shared + kSlackBytes);
 }
@@ -109,28 +111,27 @@ MemoryUse Engine::memory() const {
   return use;
 }
 
-template <typename T>
-void Engine::run_typed(const T* input) {
-  if (!built_) {
-    throw std::invalid_argument("engine: build comes before run");
-  }
-  const View view = view_of(0);
-  const int64_t plane = view.pixels();
-  for (int64_t p = 0; p < plane; ++p) {
-    uint8_t* pixel = view.pixel(p);
-    for (int c = 0; c < view.c; ++c) {
-      set_code(view, pixel, c, static_cast<Code>(input[c * plane + p]));
-    }
-  }
+void Engine::load(const Code* image) { kernels_->load_words(image, view_of(0)); }
+void Engine::load(const uint8_t* image) { kernels_->load_bytes(image, view_of(0)); }
+void Engine::load(const int8_t* image) { kernels_->load_signed_bytes(image, view_of(0)); }
+
+void Engine::run_ops() {
   const RunContext context{*kernels_, pool_, worker_scratch_.data(), worker_bytes_, shared_scratch_.data()};
-  for (const auto& op : ops_) {
-    op->run(context);
+  using Clock = std::chrono::steady_clock;
+  for (size_t i = 0; i < ops_.size(); ++i) {
+    const auto start = Clock::now();
+    ops_[i]->run(context);
+    seconds_[i] = std::chrono::duration<double>(Clock::now() - start).count();
   }
 }
 
-template void Engine::run_typed(const Code*);
-template void Engine::run_typed(const uint8_t*);
-template void Engine::run_typed(const int8_t*);
+std::vector<double> Engine::seconds() const {
+  std::vector<double> result(tensors_.size());
+  for (size_t i = 0; i < ops_.size(); ++i) {
+    result[static_cast<size_t>(nodes_[i].output)] += seconds_[i];
+  }
+  return result;
+}
 
 void Engine::read(int tensor, Code* out) const {
   if (!built_ || !at(tensor).kept) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Dense and grouped convolution in tiles: weights packed once; chunks of output channels outside, pixels inside, so that
-// a chunk's weights stay in the cache.
+// Dense and grouped convolution in tiles: weights packed once; chunks of output channels outside, pixels inside, so
+// that a chunk's weights stay in the cache.
 #include <algorithm>
 #include <cstring>
 
@@ -45,7 +45,8 @@ class WeightPacker {
   void pack_step(int first, int end, int row, int column, int step, uint8_t* to) const {
     for (int lane = 0; lane < kLanes; ++lane) {
       for (int i = 0; i < codes_per_step(); ++i) {
-        const int16_t w = first + lane < end ? weight(first + lane, row, column, step * codes_per_step() + i) : int16_t{0};
+        const int16_t w =
+            first + lane < end ? weight(first + lane, row, column, step * codes_per_step() + i) : int16_t{0};
         if (step_bytes() == kLanes * 4 && in_.storage.bytes == 1) {
           to[lane * 4 + i] = static_cast<uint8_t>(w);
         } else if (in_.storage.bytes == 1) {
@@ -160,10 +161,16 @@ class ConvOp final : public Op {
     const auto [group, first, blocks] = chunk.place;
     auto* acc = reinterpret_cast<int32_t*>(scratch);
     uint8_t* patches = scratch + kMaxTileLanes * sizeof(int32_t);
-    ConvChunk packed{blocks, runs_.rows, runs_.columns, runs_.steps, chunk.weights.data(), bias_.data() + chunk.bias,
+    ConvChunk packed{blocks,
+                     runs_.rows,
+                     runs_.columns,
+                     runs_.steps,
+                     chunk.weights.data(),
+                     bias_.data() + chunk.bias,
                      in_.storage.bytes == 2};
     const Epilogue& epilogue = epilogues_[static_cast<size_t>(group)];
-    const int64_t in_offset = static_cast<int64_t>(group) * (in_.c / static_cast<int>(epilogues_.size())) * in_.storage.bytes;
+    const int64_t in_offset =
+        static_cast<int64_t>(group) * (in_.c / static_cast<int>(epilogues_.size())) * in_.storage.bytes;
     const int64_t out_offset = (static_cast<int64_t>(group) * epilogue.channels + first) * out_.storage.bytes;
     const int tile = kernels.tile_pixels[blocks];
     TileSource source;

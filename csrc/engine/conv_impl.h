@@ -13,6 +13,7 @@
 #define YHW_ENGINE_CONV_IMPL_H_
 
 #include "kernels.h"
+#include "vec.h"
 
 namespace yhw {
 namespace {

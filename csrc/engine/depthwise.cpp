@@ -13,7 +13,7 @@ constexpr int kTilePixels = 8;
 
 class DepthwiseOp final : public Op {
  public:
-  DepthwiseOp(const ConvParams& conv, const Requantiser& requant, View in, View out)
+  DepthwiseOp(const ConvParams& conv, const Requantiser& requant, View in, View out, const Kernels& kernels)
       : in_(in),
         out_(out),
         blocks_((in.c + kLanes - 1) / kLanes),
@@ -32,11 +32,16 @@ class DepthwiseOp final : public Op {
       }
       bias_[static_cast<size_t>(c)] = static_cast<int32_t>(bias);
     }
-    packed_ = {conv.window, lanes, weights_.data(), bias_.data()};
+    if (kernels.interleaves && in.storage.bytes == 1 && conv.fits_bytes() && taps <= kMaxQuadTaps) {
+      pack_quads(lanes, taps);
+    }
+    packed_ = {conv.window, lanes, weights_.data(), quads_.empty() ? nullptr : quads_.data(), bias_.data()};
   }
 
   ScratchNeed scratch() const override { return {walk_.scratch() + kMaxTileLanes * sizeof(int32_t), 0}; }
-  size_t weight_bytes() const override { return weights_.size() * sizeof(int16_t) + bias_.size() * sizeof(int32_t); }
+  size_t weight_bytes() const override {
+    return weights_.size() * sizeof(int16_t) + quads_.size() + bias_.size() * sizeof(int32_t);
+  }
 
   void run(const RunContext& context) const override {
     const int64_t tiles = (out_.pixels() + kTilePixels - 1) / kTilePixels;
@@ -48,6 +53,20 @@ class DepthwiseOp final : public Op {
   }
 
  private:
+  void pack_quads(int lanes, int taps) {
+    const int quads = (taps + 3) / 4;
+    quads_.resize(static_cast<size_t>(lanes) * static_cast<size_t>(quads) * 4);
+    for (int t = 0; t < taps; ++t) {
+      for (int c = 0; c < lanes; ++c) {
+        const int step = c / kLanes * quads + t / 4;
+        quads_[static_cast<size_t>((step * kLanes + c % kLanes) * 4 + t % 4)] =
+            static_cast<uint8_t>(weights_[static_cast<size_t>(t * lanes + c)]);
+      }
+    }
+    weights_.clear();
+    weights_.shrink_to_fit();
+  }
+
   void run_pixels(const Kernels& kernels, int64_t begin, int64_t end, uint8_t* scratch) const {
     auto* acc = reinterpret_cast<int32_t*>(scratch);
     uint8_t* patches = scratch + kMaxTileLanes * sizeof(int32_t);
@@ -70,14 +89,16 @@ class DepthwiseOp final : public Op {
   WindowWalk walk_;
   Epilogue epilogue_;
   std::vector<int16_t> weights_;
+  std::vector<uint8_t> quads_;
   std::vector<int32_t> bias_;
   PackedDepthwise packed_;
 };
 
 }  // namespace
 
-std::unique_ptr<Op> make_depthwise(const ConvParams& conv, const Requantiser& requant, View in, View out) {
-  return std::make_unique<DepthwiseOp>(conv, requant, in, out);
+std::unique_ptr<Op> make_depthwise(const ConvParams& conv, const Requantiser& requant, View in, View out,
+                                   const Kernels& kernels) {
+  return std::make_unique<DepthwiseOp>(conv, requant, in, out, kernels);
 }
 
 }  // namespace yhw

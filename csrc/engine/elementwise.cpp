@@ -128,10 +128,34 @@ class AvgPoolOp final : public TileOp {
   View in_;
 };
 
+// The same codes as pixels of `channels` channels.
+View flattened(View view, int channels) {
+  view.w = static_cast<int>(view.pixels() * view.c / channels);
+  view.h = 1;
+  view.c = view.stride = channels;
+  return view;
+}
+
 }  // namespace
 
-std::unique_ptr<Op> make_add(const std::vector<View>& inputs, const std::vector<int>& left_shifts,
-                             const Requantiser& requant, View out) {
+std::unique_ptr<Op> make_add(std::vector<View> inputs, const std::vector<int>& left_shifts, Requantiser requant,
+                             View out) {
+  // Where no channel differs from another and nothing lies between the pixels, a map is one long row of codes.
+  bool flat = out.stride == out.c && std::all_of(requant.shift.begin(), requant.shift.end(),
+                                                 [&](int32_t shift) { return shift == requant.shift[0]; });
+  for (const View& in : inputs) {
+    flat = flat && in.stride == in.c;
+  }
+  const int64_t codes = out.pixels() * out.c;
+  for (int channels = kTileLanes; flat && channels > out.c; channels /= 2) {
+    if (codes % channels == 0) {
+      for (View& in : inputs) {
+        in = flattened(in, channels);
+      }
+      out = flattened(out, channels);
+      requant.shift.assign(static_cast<size_t>(channels), requant.shift[0]);
+    }
+  }
   return std::make_unique<AddOp>(inputs, left_shifts, requant, out);
 }
 

@@ -117,6 +117,7 @@ int Engine::push(std::vector<int> inputs, int output, MakeOp make) {
 }
 
 void Engine::check_open() const { require(!built_, "nothing can be added after build"); }
+void Engine::check_built() const { require(built_, "build comes before run"); }
 
 void Engine::check_requant(const Requantiser& requant, int channels) const {
   require(requant.shift.size() == static_cast<size_t>(channels), "one shift per channel is needed");
@@ -145,10 +146,13 @@ int Engine::conv(int in, Shape out, Format format, ConvParams conv, Requantiser 
   check_requant(requant, out.c);
   const int result = new_tensor(out, checked_storage(format));
   if (requant.acc_bits > 32) {
-    return push({in}, result, [=](const auto& views, const View& y) { return make_wide_conv(conv, requant, views[0], y); });
+    return push({in}, result,
+                [=](const auto& views, const View& y) { return make_wide_conv(conv, requant, views[0], y); });
   }
   if (conv.groups == source.shape.c && out.c == source.shape.c) {
-    return push({in}, result, [=](const auto& views, const View& y) { return make_depthwise(conv, requant, views[0], y); });
+    return push({in}, result, [=](const auto& views, const View& y) {
+      return make_depthwise(conv, requant, views[0], y, *kernels_);
+    });
   }
   const int codes = source.storage.bytes == 1 && !conv.fits_bytes() ? widened(in) : in;
   return push({codes}, result,

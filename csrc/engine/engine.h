@@ -61,9 +61,14 @@ class Engine {
 
   // Computes all nodes for one image, codes [C, H, W]; bytes hold codes of at most 8 bits, signed if the format is. Not
   // thread-safe: one run at a time.
-  void run(const Code* input) { run_typed(input); }
-  void run(const uint8_t* input) { run_typed(input); }
-  void run(const int8_t* input) { run_typed(input); }
+  template <typename T>
+  void run(const T* image) {
+    check_built();
+    load(image);
+    run_ops();
+  }
+  // Seconds that the last run spent on each tensor, 0 for those that took none.
+  std::vector<double> seconds() const;
   // Copies a kept tensor's codes of the last run to `out`, [C, H, W].
   void read(int tensor, Code* out) const;
 
@@ -73,8 +78,8 @@ class Engine {
   struct Tensor {
     Shape shape;
     Storage storage;
-    int parent = -1;   // a view of some channels of another tensor
-    int channel = 0;   // first of them
+    int parent = -1;     // a view of some channels of another tensor
+    int channel = 0;     // first of them
     int64_t offset = 0;  // bytes into the arena, of a tensor without parent
     bool kept = false;
 
@@ -98,8 +103,11 @@ class Engine {
   void make_ops();
   void check_requant(const Requantiser& requant, int channels) const;
   void check_open() const;
-  template <typename T>
-  void run_typed(const T* input);
+  void check_built() const;
+  void load(const Code* image);
+  void load(const uint8_t* image);
+  void load(const int8_t* image);
+  void run_ops();
 
   std::string path_;
   const Kernels* kernels_;
@@ -108,6 +116,7 @@ class Engine {
   std::vector<Node> nodes_;
   bool built_ = false;
   std::vector<std::unique_ptr<Op>> ops_;
+  std::vector<double> seconds_;  // of each operation's last run
   AlignedBytes arena_, worker_scratch_, shared_scratch_;
   size_t worker_bytes_ = 0;
 };

@@ -56,7 +56,8 @@ bool prepare_lanes(Epilogue& e) {
   const int64_t limit = int64_t{1} << (spec.acc_bits - 1);
   for (size_t lane = 0; lane < spec.shift.size(); ++lane) {
     int64_t above = 0, below = 0;
-    if (!add_lane(e.positive, spec.rounding, spec.shift[lane], p.mul_pos, limit, std::max(p.code_hi, int64_t{0}), above) ||
+    if (!add_lane(e.positive, spec.rounding, spec.shift[lane], p.mul_pos, limit, std::max(p.code_hi, int64_t{0}),
+                  above) ||
         !add_lane(e.negative, spec.rounding, spec.shift[lane] + p.shift_neg, p.mul_neg, limit,
                   std::max(-p.code_lo, int64_t{0}), below)) {
       return false;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A Requantiser prepared for one run of output channels: constants per lane, so that a kernel turns 16 accumulators into
-// codes at once.
+// A Requantiser prepared for one run of output channels: constants per lane, so that a kernel turns 16 accumulators
+// into codes at once.
 #ifndef YHW_ENGINE_EPILOGUE_H_
 #define YHW_ENGINE_EPILOGUE_H_
 

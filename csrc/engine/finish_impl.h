@@ -5,29 +5,12 @@
 #define YHW_ENGINE_FINISH_IMPL_H_
 
 #include <cstring>
-#include <type_traits>
 
 #include "kernels.h"
+#include "vec.h"
 
 namespace yhw {
 namespace {
-
-// kLanes int32 in the compiler's own vector type: the operators of shift_rounded work on it, for every instruction set.
-using Vec = int32_t __attribute__((vector_size(4 * kLanes)));
-using VecBytes = uint8_t __attribute__((vector_size(kLanes)));
-using VecWords = int16_t __attribute__((vector_size(2 * kLanes)));
-
-template <typename Stored>
-using StoredVec = std::conditional_t<sizeof(Stored) == 1, VecBytes, VecWords>;
-
-YHW_INLINE Vec load_vec(const int32_t* from) {
-  Vec v;
-  std::memcpy(&v, from, sizeof(v));
-  return v;
-}
-YHW_INLINE Vec splat(int32_t value) { return Vec{} + value; }
-YHW_INLINE Vec min_vec(Vec a, Vec b) { return a < b ? a : b; }
-YHW_INLINE Vec max_vec(Vec a, Vec b) { return a > b ? a : b; }
 
 // The shift of one sign for a block of lanes.
 struct ShiftVec {
@@ -38,12 +21,6 @@ struct ShiftVec {
         bias(load_vec(lanes.bias.data() + first)),
         unit(load_vec(lanes.unit.data() + first)) {}
 };
-
-// Stores kLanes codes as bytes.
-YHW_INLINE void store_all_bytes(uint8_t* to, Vec stored) {
-  const VecBytes bytes = __builtin_convertvector(stored, VecBytes);
-  std::memcpy(to, &bytes, sizeof(bytes));
-}
 
 // What becomes of a block of codes.
 enum class Sink {
@@ -127,8 +104,8 @@ void finish_each(const Epilogue& e, const Acc* acc, int64_t acc_step, int first,
     uint8_t* to = out + p * spacing;
     for (int k = 0; k < count; ++k) {
       const int64_t code = requant_code<kRounding, kOverflow>(static_cast<int64_t>(from[k]), shift[k], params);
-      const int64_t stored = e.table.empty() ? clamp_code(code, params) + e.out.zero
-                                             : e.table[static_cast<size_t>(code - params.code_lo)];
+      const int64_t stored =
+          e.table.empty() ? clamp_code(code, params) + e.out.zero : e.table[static_cast<size_t>(code - params.code_lo)];
       store_code(e.out, stored, k, to);
     }
   }

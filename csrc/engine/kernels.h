@@ -30,8 +30,8 @@ enum class WeightLayout {
 // [kLanes][2] int16 per step.
 struct ConvChunk {
   int blocks = 0;
-  int rows = 0, columns = 0;  // runs of consecutive input bytes per window; the taps of a row may form one run
-  int steps = 0;              // per run
+  int rows = 0, columns = 0;         // runs of consecutive input bytes per window; the taps of a row may form one run
+  int steps = 0;                     // per run
   const uint8_t* weights = nullptr;  // [rows][columns][steps][blocks] steps
   const int32_t* bias = nullptr;     // [blocks * kLanes]
   bool words = false;                // two-byte codes
@@ -46,7 +46,8 @@ struct SparseBlock {
   const int32_t* bias = nullptr;     // [kLanes]
 };
 
-// Where the windows of a tile's pixels lie: run (r, s) of pixel p begins at origin[p] + r * pitch_y[p] + s * pitch_x[p].
+// Where the windows of a tile's pixels lie: run (r, s) of pixel p begins at origin[p] + r * pitch_y[p] + s *
+// pitch_x[p].
 struct TileSource {
   const uint8_t* origin[kMaxTilePixels];
   int64_t pitch_y[kMaxTilePixels];
@@ -60,8 +61,12 @@ struct PackedDepthwise {
   Window window;
   int lanes = 0;                     // channels, padded to whole blocks
   const int16_t* weights = nullptr;  // [tap][lanes]
-  const int32_t* bias = nullptr;     // [blocks * kLanes]
+  // Bytes by bytes, where the instruction set interleaves taps: [lanes / kLanes][taps / 4] steps; else null.
+  const uint8_t* quads = nullptr;
+  const int32_t* bias = nullptr;  // [lanes]
 };
+// Most taps of a depthwise convolution in quads.
+constexpr int kMaxQuadTaps = 64;
 
 // Neighbouring pixels of one map.
 struct PixelRun {
@@ -75,6 +80,7 @@ struct PixelRun {
 struct Kernels {
   const char* name;
   WeightLayout layout;
+  bool interleaves;                 // depthwise convolutions in quads of taps
   int max_blocks;                   // most blocks of a chunk
   int tile_pixels[kMaxBlocks + 1];  // most pixels of a tile with this many blocks
 
@@ -85,15 +91,20 @@ struct Kernels {
                          Storage storage, int32_t* acc);
   // acc[pixel][blocks of all channels] = code << left, or += where not `start`.
   void (*add_tile)(const PixelRun& run, int left, bool start, int32_t* acc);
-  // The same, = a * b; b has spacing 0 for factors that all pixels share, and 1 channel for factors that all channels do.
+  // The same, = a * b; b has spacing 0 for factors that all pixels share, and 1 channel for factors that all channels
+  // do.
   void (*mul_tile)(const PixelRun& a, const PixelRun& b, int32_t* acc);
   // Codes of a tile: channels first, ... of `pixels` pixels that are `spacing` bytes apart.
   void (*finish)(const Epilogue& epilogue, const int32_t* acc, int first, int blocks, int pixels, uint8_t* out,
                  int64_t spacing);
   void (*finish_wide)(const Epilogue& epilogue, const int64_t* acc, int first, int blocks, int pixels, uint8_t* out,
                       int64_t spacing);
-  // Row y of a max pool; taps outside of the map are skipped.
-  void (*maxpool_row)(const Window& window, const View& src, int y, const View& dst);
+  // Row y of a max pool; taps outside of the map are skipped. `columns` has room for a row of `src`.
+  void (*maxpool_row)(const Window& window, const View& src, int y, const View& dst, uint8_t* columns);
+  // Codes [C, H, W] into the input map.
+  void (*load_bytes)(const uint8_t* image, const View& map);
+  void (*load_signed_bytes)(const int8_t* image, const View& map);
+  void (*load_words)(const Code* image, const View& map);
 };
 
 const Kernels& scalar_kernels();

@@ -40,6 +40,7 @@ struct Avx2Isa {
   static constexpr int kMaxBlocks = 1;
   static constexpr int kTilePixels[] = {0, 5, 0, 0, 0};
 
+  static constexpr bool kInterleaves = false;
   static constexpr bool kMasks = false;
   static YHW_INLINE void store_bytes(uint8_t* to, Vec stored, int) { store_all_bytes(to, stored); }
 };

@@ -40,6 +40,20 @@ struct Avx512VnniIsa {
   static constexpr int kMaxBlocks = 4;
   static constexpr int kTilePixels[] = {0, 16, 12, 8, 6};
 
+  static constexpr bool kInterleaves = true;
+  // Byte c of four taps side by side in lane c.
+  static YHW_INLINE __m512i interleave(const uint8_t* origin, const int64_t* offset) {
+    const auto tap = [&](int t) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(origin + offset[t])); };
+    __m512i taps = _mm512_castsi128_si512(tap(0));
+    taps = _mm512_inserti32x4(taps, tap(1), 1);
+    taps = _mm512_inserti32x4(taps, tap(2), 2);
+    taps = _mm512_inserti32x4(taps, tap(3), 3);
+    const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    const __m512i order =
+        _mm512_add_epi32(_mm512_set1_epi32(0x30201000), _mm512_mullo_epi32(lane, _mm512_set1_epi32(0x01010101)));
+    return _mm512_maskz_permutexvar_epi8(~__mmask64{0}, order, taps);
+  }
+
   static constexpr bool kMasks = true;
   static YHW_INLINE void store_bytes(uint8_t* to, Vec stored, int count) {
     const auto mask = static_cast<__mmask16>((1u << count) - 1);

@@ -26,6 +26,7 @@ struct AvxVnniIsa {
   static constexpr int kMaxBlocks = 1;
   static constexpr int kTilePixels[] = {0, 6, 0, 0, 0};
 
+  static constexpr bool kInterleaves = false;
   static constexpr bool kMasks = false;
   static YHW_INLINE void store_bytes(uint8_t* to, Vec stored, int) { store_all_bytes(to, stored); }
 };

@@ -4,60 +4,19 @@
 // another.
 #include <cstring>
 
-#include "kernels.h"
-
-#define YHW_INLINE inline __attribute__((always_inline))
-#define YHW_UNROLL _Pragma("GCC unroll 16")
-
 #include "conv_impl.h"
+#include "depthwise_impl.h"
 #include "finish_impl.h"
+#include "kernels.h"
+#include "maxpool_impl.h"
+#include "vec.h"
 
 namespace yhw {
 namespace {
 
-// 16 codes from `from`; `count` of them exist.
-template <typename Stored>
-YHW_INLINE Vec load_codes(const uint8_t* from, int count) {
-  StoredVec<Stored> codes{};
-  std::memcpy(&codes, from, count >= kLanes ? sizeof(codes) : static_cast<size_t>(count) * sizeof(Stored));
-  return __builtin_convertvector(codes, Vec);
-}
-
-template <typename Stored>
-void depthwise_tile_stored(const PackedDepthwise& conv, const TileSource& source, int pixels, int first, int blocks,
-                           int32_t* acc) {
-  const Window& w = conv.window;
-  const int lanes = conv.lanes;
-  for (int p = 0; p < pixels; ++p) {
-    const uint8_t* origin = source.uniform ? source.origin[0] + p * source.spacing : source.origin[p];
-    const int64_t pitch_y = source.pitch_y[source.uniform ? 0 : p], pitch_x = source.pitch_x[source.uniform ? 0 : p];
-    for (int b = 0; b < blocks; ++b) {
-      const int channel = first + b * kLanes;
-      Vec sum = load_vec(conv.bias + channel);
-      const int16_t* weights = conv.weights + channel;
-      for (int r = 0; r < w.size_y; ++r) {
-        const uint8_t* tap = origin + r * pitch_y + channel * static_cast<int>(sizeof(Stored));
-        for (int s = 0; s < w.size_x; ++s) {
-          VecWords words;
-          std::memcpy(&words, weights, sizeof(words));
-          sum += load_codes<Stored>(tap, kLanes) * __builtin_convertvector(words, Vec);
-          tap += pitch_x;
-          weights += lanes;
-        }
-      }
-      std::memcpy(acc + (p * blocks + b) * kLanes, &sum, sizeof(sum));
-    }
-  }
-}
-
-template <class Isa>
-void depthwise_tile(const PackedDepthwise& conv, const TileSource& source, int pixels, int first, int blocks,
-                    Storage storage, int32_t* acc) {
-  if (storage.bytes == 1) {
-    depthwise_tile_stored<uint8_t>(conv, source, pixels, first, blocks, acc);
-  } else {
-    depthwise_tile_stored<int16_t>(conv, source, pixels, first, blocks, acc);
-  }
+template <typename T>
+YHW_INLINE T minimum(T a, T b) {
+  return a < b ? a : b;
 }
 
 template <typename Stored>
@@ -67,7 +26,8 @@ void add_tile_stored(const PixelRun& run, int left, bool start, int32_t* acc) {
   for (int p = 0; p < run.pixels; ++p) {
     const uint8_t* from = run.data + p * run.spacing;
     for (int b = 0; b < blocks; ++b) {
-      const Vec codes = load_codes<Stored>(from + b * kLanes * static_cast<int>(sizeof(Stored)), run.channels - b * kLanes);
+      const Vec codes =
+          load_codes<Stored>(from + b * kLanes * static_cast<int>(sizeof(Stored)), run.channels - b * kLanes);
       int32_t* to = acc + (p * blocks + b) * kLanes;
       const Vec shifted = (codes - zero) << left;
       const Vec sum = start ? shifted : load_vec(to) + shifted;
@@ -114,55 +74,51 @@ void mul_tile(const PixelRun& a, const PixelRun& b, int32_t* acc) {
   }
 }
 
-template <typename Stored>
-void maxpool_row_stored(const Window& window, const View& src, int y, const View& dst) {
-  const auto channels = static_cast<size_t>(src.c);
-  for (int x = 0; x < dst.w; ++x) {
-    auto* out = reinterpret_cast<Stored*>(dst.at(y, x));
-    bool first = true;
-    for (int r = 0; r < window.size_y; ++r) {
-      const int iy = y * window.stride_y - window.pad_y + r;
-      if (iy < 0 || iy >= src.h) continue;
-      for (int s = 0; s < window.size_x; ++s) {
-        const int ix = x * window.stride_x - window.pad_x + s;
-        if (ix < 0 || ix >= src.w) continue;
-        const auto* in = reinterpret_cast<const Stored*>(src.at(iy, ix));
-        if (first) {
-          std::memcpy(out, in, sizeof(Stored) * channels);
-          first = false;
-        } else {
-          for (size_t c = 0; c < channels; ++c) {
-            out[c] = out[c] < in[c] ? in[c] : out[c];
-          }
-        }
+// Codes [C, H, W] into the stored input map.
+template <class Isa, typename T>
+void load_image(const T* image, const View& map) {
+  const int64_t plane = map.pixels();
+  if (map.storage.bytes == 1 && map.stride == kStepBytes) {
+    // One 32-bit store per pixel; channels that do not exist repeat the last one and are not read.
+    const int last = map.c - 1;
+    const T* channels[] = {image, image + (last > 0 ? plane : 0), image + minimum(2, last) * plane,
+                           image + minimum(3, last) * plane};
+    const auto zero = static_cast<uint32_t>(map.storage.zero);
+    for (int64_t p = 0; p < plane; ++p) {
+      uint32_t word = 0;
+      for (int c = 0; c < kStepBytes; ++c) {
+        word |= ((static_cast<uint32_t>(channels[c][p]) + zero) & 0xff) << (8 * c);
       }
+      std::memcpy(map.data + p * kStepBytes, &word, sizeof(word));
+    }
+    return;
+  }
+  for (int64_t p = 0; p < plane; ++p) {
+    for (int c = 0; c < map.c; ++c) {
+      set_code(map, map.pixel(p), c, static_cast<Code>(image[c * plane + p]));
     }
   }
 }
 
 template <class Isa>
-void maxpool_row(const Window& window, const View& src, int y, const View& dst) {
-  if (src.storage.bytes == 1) {
-    maxpool_row_stored<uint8_t>(window, src, y, dst);
-  } else {
-    maxpool_row_stored<int16_t>(window, src, y, dst);
-  }
-}
-
-template <class Isa>
 const Kernels& make_kernels() {
-  static const Kernels kernels = {Isa::kName,
-                                  Isa::kLayout,
-                                  Isa::kMaxBlocks,
-                                  {0, Isa::kTilePixels[1], Isa::kTilePixels[2], Isa::kTilePixels[3], Isa::kTilePixels[4]},
-                                  conv_tile<Isa>,
-                                  sparse_tile<Isa>,
-                                  depthwise_tile<Isa>,
-                                  add_tile<Isa>,
-                                  mul_tile<Isa>,
-                                  finish<Isa>,
-                                  finish_wide<Isa>,
-                                  maxpool_row<Isa>};
+  static const Kernels kernels = {
+      Isa::kName,
+      Isa::kLayout,
+      Isa::kInterleaves,
+      Isa::kMaxBlocks,
+      {0, Isa::kTilePixels[1], Isa::kTilePixels[2], Isa::kTilePixels[3], Isa::kTilePixels[4]},
+      conv_tile<Isa>,
+      sparse_tile<Isa>,
+      depthwise_tile<Isa>,
+      add_tile<Isa>,
+      mul_tile<Isa>,
+      finish<Isa>,
+      finish_wide<Isa>,
+      maxpool_row<Isa>,
+      load_image<Isa, uint8_t>,
+      load_image<Isa, int8_t>,
+      load_image<Isa, Code>};
   return kernels;
 }
 

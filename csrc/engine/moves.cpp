@@ -12,8 +12,12 @@ class MaxPoolOp final : public Op {
  public:
   MaxPoolOp(const Window& window, View in, View out) : window_(window), in_(in), out_(out) {}
 
+  ScratchNeed scratch() const override { return {static_cast<size_t>(in_.row_bytes()), 0}; }
+
   void run(const RunContext& context) const override {
-    context.pool.parallel_for(out_.h, [&](int, int y) { context.kernels.maxpool_row(window_, in_, y, out_); });
+    context.pool.parallel_for(out_.h, [&](int worker, int y) {
+      context.kernels.maxpool_row(window_, in_, y, out_, context.scratch_of(worker));
+    });
   }
 
  private:

@@ -60,11 +60,12 @@ struct ConvParams {
 
 std::unique_ptr<Op> make_conv(const ConvParams& conv, const Requantiser& requant, View in, View out,
                               const Kernels& kernels);
-std::unique_ptr<Op> make_depthwise(const ConvParams& conv, const Requantiser& requant, View in, View out);
+std::unique_ptr<Op> make_depthwise(const ConvParams& conv, const Requantiser& requant, View in, View out,
+                                   const Kernels& kernels);
 // For accumulators of more than 32 bits.
 std::unique_ptr<Op> make_wide_conv(const ConvParams& conv, const Requantiser& requant, View in, View out);
-std::unique_ptr<Op> make_add(const std::vector<View>& inputs, const std::vector<int>& left_shifts,
-                             const Requantiser& requant, View out);
+std::unique_ptr<Op> make_add(std::vector<View> inputs, const std::vector<int>& left_shifts, Requantiser requant,
+                             View out);
 std::unique_ptr<Op> make_mul(const Requantiser& requant, View map, View factors, View out);
 std::unique_ptr<Op> make_avgpool(const Requantiser& requant, View in, View out);
 std::unique_ptr<Op> make_maxpool(const Window& window, View in, View out);

@@ -35,7 +35,7 @@ void ThreadPool::stop() {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     stop_ = true;
-    round_.fetch_add(1, std::memory_order_release);
+    tickets_.fetch_add(uint64_t{1} << 32);
   }
   start_.notify_all();
   for (auto& worker : workers_) {
@@ -43,24 +43,24 @@ void ThreadPool::stop() {
   }
 }
 
-void ThreadPool::run(const Loop& loop) {
-  if (workers_.empty() || loop.count < 2) {
-    for (int i = 0; i < loop.count; ++i) {
+void ThreadPool::run(int count, const Loop& loop) {
+  if (workers_.empty() || count < 2) {
+    for (int i = 0; i < count; ++i) {
       loop.call(loop.body, 0, i);
     }
     return;
   }
+  const auto round = static_cast<uint32_t>(tickets_.load(std::memory_order_relaxed) >> 32) + 1;
   {
     std::lock_guard<std::mutex> lock(mutex_);
     loop_ = loop;
     error_ = nullptr;
-    next_.store(0, std::memory_order_relaxed);
-    running_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-    round_.fetch_add(1, std::memory_order_release);
+    done_.store(0, std::memory_order_relaxed);
+    tickets_.store(uint64_t{round} << 32 | static_cast<uint32_t>(count), std::memory_order_release);
   }
   start_.notify_all();
-  share(0);
-  for (int polls = 0; running_.load(std::memory_order_acquire) != 0; ++polls) {
+  share(0, round);
+  for (int polls = 0; done_.load(std::memory_order_acquire) != count; ++polls) {
     polls < kPolls ? relax() : std::this_thread::yield();
   }
   if (error_) {
@@ -68,42 +68,47 @@ void ThreadPool::run(const Loop& loop) {
   }
 }
 
-uint64_t ThreadPool::wait_for_round(uint64_t seen) {
+uint32_t ThreadPool::wait_for_round(uint32_t seen) const {
+  const auto round = [this] { return static_cast<uint32_t>(tickets_.load(std::memory_order_acquire) >> 32); };
   for (int polls = 0; polls < kPolls; ++polls) {
-    const uint64_t round = round_.load(std::memory_order_acquire);
-    if (round != seen) {
-      return round;
+    if (round() != seen) {
+      return round();
     }
     relax();
   }
   std::unique_lock<std::mutex> lock(mutex_);
-  start_.wait(lock, [&] { return round_.load(std::memory_order_acquire) != seen; });
-  return round_.load(std::memory_order_acquire);
+  start_.wait(lock, [&] { return round() != seen; });
+  return round();
 }
 
 void ThreadPool::work(int worker) {
-  uint64_t seen = 0;
+  uint32_t seen = 0;
   while (true) {
     seen = wait_for_round(seen);
     if (stop_) {
       return;
     }
-    share(worker);
-    running_.fetch_sub(1, std::memory_order_release);
+    share(worker, seen);
   }
 }
 
-void ThreadPool::share(int worker) {
-  try {
-    for (int i = next_.fetch_add(1); i < loop_.count; i = next_.fetch_add(1)) {
-      loop_.call(loop_.body, worker, i);
+void ThreadPool::share(int worker, uint32_t round) {
+  uint64_t tickets = tickets_.load(std::memory_order_acquire);
+  while (tickets >> 32 == round && static_cast<uint32_t>(tickets) != 0) {
+    if (!tickets_.compare_exchange_weak(tickets, tickets - 1, std::memory_order_acq_rel, std::memory_order_acquire)) {
+      continue;
     }
-  } catch (...) {
-    next_.store(loop_.count);  // the other threads end early
-    std::lock_guard<std::mutex> lock(mutex_);
-    if (!error_) {
-      error_ = std::current_exception();
+    try {
+      // From the last index to the first.
+      loop_.call(loop_.body, worker, static_cast<int>(static_cast<uint32_t>(tickets)) - 1);
+    } catch (...) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (!error_) {
+        error_ = std::current_exception();
+      }
     }
+    done_.fetch_add(1, std::memory_order_acq_rel);
+    tickets = tickets_.load(std::memory_order_acquire);
   }
 }
 

@@ -29,37 +29,37 @@ class ThreadPool {
   int size() const { return static_cast<int>(workers_.size()) + 1; }
 
   // Calls body(worker, index) once for every index in [0, count), in any order; worker is in [0, size()). The first
-  // exception thrown by a body is rethrown here, when all threads have stopped.
+  // exception thrown by a body is rethrown here, after the loop.
   template <typename Body>
   void parallel_for(int count, const Body& body) {
-    run({count, &body, [](const void* function, int worker, int index) {
-           (*static_cast<const Body*>(function))(worker, index);
-         }});
+    run(count, {&body, [](const void* function, int worker, int index) {
+                  (*static_cast<const Body*>(function))(worker, index);
+                }});
   }
 
  private:
   // A loop and its body without a type; the body outlives the loop.
   struct Loop {
-    int count = 0;
     const void* body = nullptr;
     void (*call)(const void* body, int worker, int index) = nullptr;
   };
 
-  void run(const Loop& loop);
+  void run(int count, const Loop& loop);
   void stop();
   void work(int worker);
-  void share(int worker);
-  uint64_t wait_for_round(uint64_t seen);
+  void share(int worker, uint32_t round);
+  uint32_t wait_for_round(uint32_t seen) const;
 
-  std::vector<std::thread> workers_;
-  std::mutex mutex_;
-  std::condition_variable start_;
-  Loop loop_;
-  std::atomic<int> next_{0};
-  std::atomic<int> running_{0};
-  std::atomic<uint64_t> round_{0};
+  // The number of the current loop in the upper half, the indices nobody has taken yet in the lower half. A thread that
+  // wakes late finds another number or none left, so a loop waits for indices, not for threads.
+  std::atomic<uint64_t> tickets_{0};
+  std::atomic<int> done_{0};
   std::atomic<bool> stop_{false};
+  Loop loop_;
   std::exception_ptr error_;
+  mutable std::mutex mutex_;
+  mutable std::condition_variable start_;
+  std::vector<std::thread> workers_;
 };
 
 }  // namespace yhw

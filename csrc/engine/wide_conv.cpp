@@ -44,7 +44,8 @@ class WideConvOp final : public Op {
     const Window& w = conv_.window;
     for (int r = 0; r < w.size_y; ++r) {
       for (int s = 0; s < w.size_x; ++s) {
-        const int in_y = y * w.stride_y - w.pad_y + r * w.dilation_y, in_x = x * w.stride_x - w.pad_x + s * w.dilation_x;
+        const int in_y = y * w.stride_y - w.pad_y + r * w.dilation_y,
+                  in_x = x * w.stride_x - w.pad_x + s * w.dilation_x;
         const bool inside = in_y >= 0 && in_y < in_.h && in_x >= 0 && in_x < in_.w;
         for (int c = 0; c < in_.c; ++c) {
           window[c * taps() + r * w.size_x + s] = inside ? code_at(in_, in_.at(in_y, in_x), c) : Code{0};

@@ -29,7 +29,8 @@ class WindowWalk {
   // Bytes of patches for a tile.
   size_t scratch() const { return static_cast<size_t>(runs_.patch_bytes()) * kMaxTilePixels + 64; }
 
-  // The windows of output pixels [first, first + pixels), of the group whose channels begin `offset` bytes into a pixel.
+  // The windows of output pixels [first, first + pixels), of the group whose channels begin `offset` bytes into a
+  // pixel.
   void locate(int64_t first, int pixels, int64_t offset, uint8_t* patches, TileSource& source) const;
 
  private:
