@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <torch/csrc/stable/library.h>
-
 #include "../fake_quant_pow2.h"
+#include "../library.h"
 #include "launch.cuh"
 
 namespace yhw {
@@ -76,7 +75,7 @@ struct Cuda {
 }  // namespace
 }  // namespace yhw
 
-STABLE_TORCH_LIBRARY_IMPL(yolo_hw, CUDA, m) {
+YHW_LIBRARY_CUDA(m) {
   m.impl("fake_quant_pow2", TORCH_BOX(&yhw::fake_quant_pow2<yhw::Cuda>));
   m.impl("fake_quant_pow2_backward", TORCH_BOX(&yhw::fake_quant_pow2_backward<yhw::Cuda>));
 }
