@@ -11,4 +11,10 @@ YHW_LIBRARY(m) {
   m.def(
       "fake_quant_pow2_backward(Tensor grad, Tensor x, Tensor frac, int axis, int bits, bool signed, int rounding, "
       "int overflow) -> Tensor");
+  // x: [N, C, H, W] uint8 or int8; weight: [K, C / groups, R, S] int8; bias, shift: [K] int32; requant: mul_pos,
+  // mul_neg, shift_neg, code_lo, code_hi, code_bits, clamp_lo, clamp_hi, rounding, overflow; table: [2^code_bits] int8,
+  // uint8 or int16, or [0]. Gives [N, K, Ho, Wo], channels last.
+  m.def(
+      "int_conv2d(Tensor x, Tensor weight, Tensor bias, Tensor shift, int[] stride, int[] padding, int[] dilation, "
+      "int groups, int[] requant, Tensor table) -> Tensor");
 }

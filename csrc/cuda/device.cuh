@@ -62,7 +62,31 @@ __device__ __forceinline__ int dot4(uint32_t codes, uint32_t weights, int acc) {
 template <bool kUnsigned>
 __device__ __forceinline__ void mma_16x8x32(int (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 
+// Loads four matrices of 8 rows with 16 bytes for a warp: lane l brings the address of row l % 8 of matrix l / 8 in
+// shared memory, aligned to 16 bytes, and gets bytes 4 (l % 4).. of row l / 4 of matrix i in out[i].
+__device__ __forceinline__ void load_matrices(uint32_t (&out)[4], const void* row);
+
 #ifdef YHW_EMULATE_CUDA
+
+struct MatrixPart {
+  const unsigned char* row;
+  uint32_t* out;
+};
+
+inline void load_matrices(uint32_t (&out)[4], const void* row) {
+  MatrixPart part{static_cast<const unsigned char*>(row), out};
+  const auto load = [](MatrixPart* const lanes[32], unsigned) {
+    for (int lane = 0; lane < 32; ++lane) {
+      for (int i = 0; i < 4; ++i) {
+        std::memcpy(&lanes[lane]->out[i], lanes[8 * i + lane / 4]->row + 4 * (lane % 4), 4);
+      }
+    }
+  };
+  if (reinterpret_cast<uintptr_t>(row) % 16 != 0) {
+    __trap();  // misaligned
+  }
+  emulation::warp_together(kWholeWarp, part, load, {__FILE__, __LINE__});
+}
 
 struct MmaPart {
   int* acc;
@@ -103,6 +127,14 @@ void wait_for_copies() {
 }
 
 #else
+
+__device__ __forceinline__ void load_matrices(uint32_t (&out)[4], const void* row) {
+  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "r"(address)
+               : "memory");
+}
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
 // Half the rows and half the depth of the product above, the shape of sm_75.

@@ -43,14 +43,16 @@ void launch(const torch::stable::Tensor& like, dim3 grid, size_t shared_bytes, c
   (void)like;
   emulation::launch(grid, Kernel::kThreads, shared_bytes, [&] { kernel(); });
 #else
+  const auto entry = &run_kernel<Kernel>;
   const DeviceStream stream(like.get_device_index());
   if (shared_bytes > kFreeSharedBytes) {
-    check_cuda(cudaFuncSetAttribute(run_kernel<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    static_cast<int>(shared_bytes)),
+    check_cuda(cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
                "request for shared memory");
   }
-  run_kernel<Kernel><<<grid, Kernel::kThreads, shared_bytes, static_cast<cudaStream_t>(stream.handle())> > >(kernel);
-  check_cuda(cudaGetLastError(), "kernel launch");
+  void* arguments[] = {const_cast<Kernel*>(&kernel)};
+  check_cuda(cudaLaunchKernel(entry, grid, dim3(Kernel::kThreads), arguments, shared_bytes,
+                              static_cast<cudaStream_t>(stream.handle())),
+             "kernel launch");
 #endif
 }
 
