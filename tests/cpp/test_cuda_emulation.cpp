@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "check.h"
-#include "cuda/device.cuh"
+#include "cuda/reduce.cuh"
 
 #define CHECK(condition) CHECK_EQUAL((condition), true, 0)
 
@@ -240,6 +240,35 @@ void asynchronous_copies() {
   CHECK(contains(error_of(0, [&] { yhw::copy_async<4>(&yhw::shared_memory<char[8]>()[1], from, 4); }), "trap"));
 }
 
+// sum_lanes adds in the order of a loop over an array, in every bit, twice in a row.
+template <int kLanes>
+void sums_have_one_order() {
+  std::mt19937 random(kLanes);
+  int differs = 0;
+  for (uint64_t seed = 0; seed < kSeeds; ++seed) {
+    float values[kLanes], lanes[kLanes], in_order = 0;
+    for (int i = 0; i < kLanes; ++i) {
+      lanes[i] = values[i] = static_cast<float>(random()) * (i % 3 ? 1e-9f : -1e-6f);
+      in_order += values[i];
+    }
+    for (int half = kLanes / 2; half > 0; half /= 2) {
+      for (int i = 0; i < half; ++i) {
+        lanes[i] += lanes[i + half];
+      }
+    }
+    int bad = 0;
+    yhw::emulation::state().seed = seed;
+    yhw::emulation::launch(dim3(2), kLanes, 0, [&] {
+      const float value = values[threadIdx.x], sum = yhw::sum_lanes<kLanes>(value);
+      bad += std::memcmp(&sum, &lanes[0], sizeof(sum)) != 0;
+      bad += yhw::sum_lanes<kLanes>(2 * value) != 2 * sum;
+    });
+    CHECK(bad == 0);
+    differs += in_order != lanes[0];
+  }
+  CHECK(differs > 3);  // the order matters for these values
+}
+
 }  // namespace
 
 int main() {
@@ -254,5 +283,8 @@ int main() {
     matrix_product<false>(random, i == 0);
   }
   asynchronous_copies();
+  sums_have_one_order<32>();
+  sums_have_one_order<64>();
+  sums_have_one_order<256>();
   return check::result();
 }

@@ -12,8 +12,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.cuda_emulation import (
+    NAMESPACE,
+    Mirror,
+    call_emulated,
+    cuda_operators,
+    cuda_sources,
+    emulated,
+    load,
+    sanitizer_environment,
+)
 
-from support.cuda_emulation import NAMESPACE, Mirror, build, call_emulated, cuda_operators, cuda_sources, emulated, load
 from yolo_hw.ops import _library
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,18 +45,55 @@ def test_every_cuda_operator_is_emulated():
             assert torch._C._dispatch_has_kernel_for_dispatch_key(f"{library}::{name}", "CPU"), (library, name)
 
 
-def test_the_tests_of_all_operators_hold_for_their_cuda_kernels(tmp_path):
-    report = tmp_path / "compared.json"
-    environment = os.environ | {"YHW_MIRROR_REPORT": str(report), "PYTHONPATH": f"{ROOT}/tests:{ROOT}"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "support.cuda_mirror", "-p", "no:cacheprovider"]
-    others = [str(path) for path in (ROOT / "tests" / "ops").glob("test_*.py") if "cuda_emulation" not in path.name]
-    done = subprocess.run(
-        [*command, "-k", WITHOUT_KERNELS, *others], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+def python(*arguments, environment):
+    """Run Python at the root of the tree with variables added to the environment."""
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}/tests:{ROOT}"} | environment
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, check=False, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def mirror_the_tests_of_all_operators(report, environment):
+    others = [path for path in (ROOT / "tests" / "ops").glob("test_*.py") if "cuda_emulation" not in path.name]
+    options = ["-q", "-x", "-p", "support.cuda_mirror", "-p", "no:cacheprovider", "-k", WITHOUT_KERNELS]
+    done = python("-m", "pytest", *options, *others, environment=environment | {"YHW_MIRROR_REPORT": str(report)})
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     compared = json.loads(report.read_text())
     assert set(compared) == cuda_operators()
     assert min(compared.values()) >= 5, compared
+
+
+def test_the_tests_of_all_operators_hold_for_their_cuda_kernels(tmp_path):
+    mirror_the_tests_of_all_operators(tmp_path / "compared.json", {})
+
+
+@pytest.fixture(scope="module")
+def sanitizer():
+    environment = sanitizer_environment()
+    if environment is None:
+        pytest.skip("the compiler has no address sanitizer")
+    return environment
+
+
+@pytest.mark.slow
+def test_no_kernel_leaves_its_memory(tmp_path, sanitizer):
+    mirror_the_tests_of_all_operators(tmp_path / "compared.json", sanitizer | {"YHW_MIRROR_SEEDS": "2"})
+
+
+ONE_TOO_MANY = """
+import numpy as np, torch
+from support.cuda_emulation import call_emulated
+import yolo_hw.ops
+x = torch.from_numpy(np.lib.stride_tricks.as_strided(np.zeros(5000, np.float32), (5000 + EXTRA,), (4,)))
+call_emulated(torch.ops.yolo_hw.fake_quant_pow2.default, (x, torch.tensor([2], dtype=torch.int32), 0, 8, True, 0, 0))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("extra", [0, 1])
+def test_the_sanitizer_sees_a_read_beyond_the_end(sanitizer, extra):
+    done = python("-c", ONE_TOO_MANY.replace("EXTRA", str(extra)), environment=sanitizer)
+    assert (done.returncode == 0) == (extra == 0), done.stderr
+    assert ("heap-buffer-overflow" in done.stderr) == (extra == 1), done.stderr
 
 
 def test_kernels_run_in_the_emulation():

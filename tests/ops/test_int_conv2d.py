@@ -6,8 +6,8 @@ import itertools
 import numpy as np
 import pytest
 import torch
-
 from support.int_conv import Case, accumulators, expected, random_case
+
 from yolo_hw.fixedpoint import FixedPoint, Overflow, Rounding
 from yolo_hw.ops.int_conv2d import OutputCodes, int_conv2d
 

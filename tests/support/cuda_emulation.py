@@ -20,6 +20,9 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMESPACE = "yolo_hw_emulated"
 FLAGS = "-std=c++20 -O2 -fPIC -fvisibility=hidden -fno-math-errno -ffp-contract=off -DYHW_EMULATE_CUDA"
 STABLE_ABI = re.compile(r"-DTORCH_TARGET_VERSION=0x\w+")
+SANITIZE = "-O1 -g -fsanitize=address,alignment -fno-sanitize-recover=all"
+LIBRARY_VARIABLE = "YHW_EMULATED_LIBRARY"
+"""Names a library to load instead of the one of `build`."""
 MAX_ELEMENTS = 1 << 21
 """Calls with a larger tensor are not mirrored: a thread of the emulation takes some 20 ns."""
 
@@ -69,10 +72,24 @@ def cuda_operators() -> set[str]:
     return {name for path in cuda_sources() for name in re.findall(r'm\.impl\(\s*"(\w+)"', path.read_text())}
 
 
+def sanitizer_environment() -> dict[str, str] | None:
+    """Return the environment of a Python that can load a library with the address sanitizer, None if there is none."""
+    compiler = os.environ.get("CXX", "g++")
+    paths = []
+    for name in ("libasan.so", "libubsan.so"):
+        answer = subprocess.run([compiler, f"-print-file-name={name}"], check=True, capture_output=True, text=True)
+        paths.append(answer.stdout.strip())
+    if not all(Path(path).is_absolute() for path in paths):
+        return None
+    library = build(extra_flags=SANITIZE, folder="cuda_emulation_sanitized")
+    options = "detect_leaks=0:verify_asan_link_order=0"
+    return {"LD_PRELOAD": " ".join(paths), "ASAN_OPTIONS": options, LIBRARY_VARIABLE: str(library)}
+
+
 @functools.cache
 def load() -> ctypes.CDLL:
     """Build and load the emulated kernels."""
-    library = os.environ.get("YHW_EMULATED_LIBRARY") or str(build())
+    library = os.environ.get(LIBRARY_VARIABLE) or str(build())
     torch.ops.load_library(library)
     control = ctypes.CDLL(library)
     control.yhw_emulation_set_seed.argtypes = [ctypes.c_uint64]
@@ -83,8 +100,8 @@ def load() -> ctypes.CDLL:
 def emulated(overload: torch._ops.OpOverload) -> torch._ops.OpOverload:
     """Return the emulated twin of an operator of the library."""
     load()
-    name, _, which = overload._schema.name.partition("::")[2], None, overload._overloadname
-    return getattr(getattr(getattr(torch.ops, NAMESPACE), name), which)
+    operator = getattr(getattr(torch.ops, NAMESPACE), overload._schema.name.partition("::")[2])
+    return getattr(operator, overload._overloadname)
 
 
 def call_emulated(overload, args, kwargs=None, *, seed=0):
@@ -101,10 +118,9 @@ def assert_same(want, got, what: str) -> None:
             assert a == b, f"{what}: {a} and {b}"
             continue
         assert (a.dtype, a.shape, a.stride()) == (b.dtype, b.shape, b.stride()), f"{what}: {describe(a)}, {describe(b)}"
-        differs = (a != b) & ~((a != a) & (b != b))
+        differs = a != b
         if a.is_floating_point():
-            differs |= torch.signbit(a) != torch.signbit(b)
-            differs &= ~((a != a) & (b != b))
+            differs = (differs | (torch.signbit(a) != torch.signbit(b))) & ~(a.isnan() & b.isnan())
         if differs.any():
             first = tuple(differs.nonzero()[0].tolist())
             raise AssertionError(f"{what}: {int(differs.sum())} of {a.numel()} differ, {first}: {a[first]}, {b[first]}")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -98,19 +99,8 @@ def _pair(value: Pair) -> list[int]:
     return [value, value] if isinstance(value, int) else list(value)
 
 
-def _fake(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    shift: Tensor,
-    stride: list[int],
-    padding: list[int],
-    *rest: int | list[int] | Tensor,
-) -> Tensor:
-    dilation, _, requant, table = rest
-    assert isinstance(dilation, list)
-    assert isinstance(requant, list)
-    assert isinstance(table, Tensor)
+def _fake(x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor, *rest: Any) -> Tensor:  # noqa: ANN401
+    stride, padding, dilation, _, requant, table = rest
     size = [
         (x.shape[2 + d] + 2 * padding[d] - dilation[d] * (weight.shape[2 + d] - 1) - 1) // stride[d] + 1 for d in (0, 1)
     ]
