@@ -62,8 +62,7 @@ struct ConvTiles {
       copy_stage(shared, step + kStages - 1);
       multiply(shared.stages[step % kStages], acc);
     }
-    wait_for_copies<0>();
-    __syncthreads();  // the results take the place of the stages
+    __syncthreads();  // all stages are read: the results take their place
     put_results(shared, acc);
     __syncthreads();
     store_results(shared);

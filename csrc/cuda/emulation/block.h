@@ -59,7 +59,8 @@ struct AsyncCopy {
 
 class Block {
  public:
-  // Seed 0 runs the threads in ascending order, seed 1 in descending order, every other one in an order of its own.
+  // Seed 0 lets all threads advance in step, seed 1 one warp after the other; every other seed draws an order of its
+  // own.
   explicit Block(uint64_t seed) : seed_(seed), random_(seed) {}
 
   // Runs body() for threads 0..count-1; `on_resume(thread)` is called whenever a thread starts or continues.
@@ -97,7 +98,9 @@ class Block {
            std::to_string(current_) + " at " + site.text());
     } else if (++at_barrier_ == count_) {
       at_barrier_ = 0;
-      for_threads([&](unsigned i) { release(i); });
+      for (unsigned i = 0; i < count_; ++i) {
+        release(i);
+      }
     }
     pause();
   }
@@ -173,13 +176,14 @@ class Block {
     failure_.clear();
     ready_.clear();
     next_ready_ = 0;
-    for_threads([&](unsigned i) {
+    eager_ = random_() % 2 == 0;
+    for (unsigned i = 0; i < count; ++i) {
       Thread& thread = *threads_[i];
       release(i);
       thread.copies.clear();
       thread.copy_group = 0;
       thread.context.start_at(thread.stack, &Block::enter);
-    });
+    }
   }
 
   static void enter() {
@@ -204,25 +208,26 @@ class Block {
     ready_.push_back(i);
   }
 
-  // In the order of release, or any.
+  // The thread that waits longest (seed 0); the last one released (seed 1), so that a warp runs as far ahead of the
+  // others as it may; any thread, or any of those released last.
   unsigned take_next() {
+    size_t chosen = seed_ == 0 ? next_ready_ : ready_.size() - 1;
     if (seed_ > 1) {
-      std::swap(ready_[next_ready_], ready_[next_ready_ + random_() % (ready_.size() - next_ready_)]);
+      const size_t count = ready_.size() - next_ready_, among = eager_ ? std::min<size_t>(count, kWarpSize) : count;
+      chosen -= random_() % among;
     }
-    const unsigned thread = ready_[next_ready_++];
-    if (next_ready_ == ready_.size()) {
-      ready_.clear();
-      next_ready_ = 0;
+    std::swap(ready_[chosen], ready_[seed_ == 0 ? next_ready_ : ready_.size() - 1]);
+    if (seed_ == 0) {
+      const unsigned first = ready_[next_ready_++];
+      if (next_ready_ == ready_.size()) {
+        ready_.clear();
+        next_ready_ = 0;
+      }
+      return first;
     }
-    return thread;
-  }
-
-  // All threads, in the order of seed 0 or 1.
-  template <typename Body>
-  void for_threads(const Body& body) const {
-    for (unsigned i = 0; i < count_; ++i) {
-      body(seed_ == 1 ? count_ - 1 - i : i);
-    }
+    const unsigned last = ready_.back();
+    ready_.pop_back();
+    return last;
   }
 
   // Whether all lanes of the call's mask have arrived.
@@ -283,6 +288,7 @@ class Block {
   std::vector<std::unique_ptr<Thread>> threads_;
   std::vector<unsigned> ready_;  // from next_ready_ on
   size_t next_ready_ = 0;
+  bool eager_ = false;
   unsigned count_ = 0, unfinished_ = 0, current_ = 0, at_barrier_ = 0;
   Site barrier_site_;
   std::string failure_;
