@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <torch/csrc/stable/library.h>
-
 #include "../fake_quant_pow2.h"
+#include "../library.h"
 #include "launch.cuh"
 
 namespace yhw {
 namespace {
 
-// frac of element i of a tensor [outer, channels, inner].
+// frac of elements i.. of a tensor [outer, channels, inner]; see `same_frac`.
 __device__ __forceinline__ int frac_at(const int32_t* frac, const ChannelLayout& layout, int64_t i) {
   return frac[layout.channels == 1 ? 0 : (i / layout.inner) % layout.channels];
 }
+
+// Whether packs that begin at multiples of their width never reach into a second channel.
+bool same_frac(const ChannelLayout& layout, int width) { return layout.channels == 1 || layout.inner % width == 0; }
 
 template <typename Real, Rounding kRounding, Overflow kOverflow>
 struct Forward {
@@ -21,9 +23,15 @@ struct Forward {
   // outputs
   Real* y;
 
-  __device__ void operator()(int64_t i) const {
+  template <int kWidth>
+  __device__ void run(int64_t i) const {
     const int f = frac_at(frac, layout, i);
-    y[i] = fake_quant<kRounding, kOverflow>(x[i], power_of_two<Real>(f), power_of_two<Real>(-f), range);
+    const Real scale = power_of_two<Real>(f), step = power_of_two<Real>(-f);
+    auto pack = load_pack<kWidth>(x + i);
+    for (int j = 0; j < kWidth; ++j) {
+      pack[j] = fake_quant<kRounding, kOverflow>(pack[j], scale, step, range);
+    }
+    store_pack(y + i, pack);
   }
 };
 
@@ -37,9 +45,15 @@ struct Backward {
   // outputs
   Real* grad_x;
 
-  __device__ void operator()(int64_t i) const {
+  template <int kWidth>
+  __device__ void run(int64_t i) const {
     const Real scale = power_of_two<Real>(frac_at(frac, layout, i));
-    grad_x[i] = fake_quant_grad<kRounding, kOverflow>(grad[i], x[i], scale, range);
+    const auto in = load_pack<kWidth>(x + i);
+    auto pack = load_pack<kWidth>(grad + i);
+    for (int j = 0; j < kWidth; ++j) {
+      pack[j] = fake_quant_grad<kRounding, kOverflow>(pack[j], in[j], scale, range);
+    }
+    store_pack(grad_x + i, pack);
   }
 };
 
@@ -51,11 +65,14 @@ struct Cuda {
   static void forward(const Tensor& x, const Tensor& frac, const FakeQuantArgs& args,
                       // outputs
                       Tensor& y) {
+    constexpr int kWidth = kPackWidth<Real>;
+    const bool packs = same_frac(args.layout, kWidth) && is_aligned(x.const_data_ptr(), 16);
     with_modes(args.rounding, args.overflow, [&](auto rounding, auto overflow) {
-      for_each(x, x.numel(),
-               Forward<Real, decltype(rounding)::value, decltype(overflow)::value>{
-                   static_cast<const Real*>(x.const_data_ptr()), static_cast<const int32_t*>(frac.const_data_ptr()),
-                   args.layout, args.range, static_cast<Real*>(y.mutable_data_ptr())});
+      for_each_pack<kWidth>(
+          x, x.numel(), packs,
+          Forward<Real, decltype(rounding)::value, decltype(overflow)::value>{
+              static_cast<const Real*>(x.const_data_ptr()), static_cast<const int32_t*>(frac.const_data_ptr()),
+              args.layout, args.range, static_cast<Real*>(y.mutable_data_ptr())});
     });
   }
 
@@ -63,12 +80,16 @@ struct Cuda {
   static void backward(const Tensor& grad, const Tensor& x, const Tensor& frac, const FakeQuantArgs& args,
                        // outputs
                        Tensor& grad_x) {
+    constexpr int kWidth = kPackWidth<Real>;
+    const bool packs =
+        same_frac(args.layout, kWidth) && is_aligned(x.const_data_ptr(), 16) && is_aligned(grad.const_data_ptr(), 16);
     with_modes(args.rounding, args.overflow, [&](auto rounding, auto overflow) {
-      for_each(x, x.numel(),
-               Backward<Real, decltype(rounding)::value, decltype(overflow)::value>{
-                   static_cast<const Real*>(grad.const_data_ptr()), static_cast<const Real*>(x.const_data_ptr()),
-                   static_cast<const int32_t*>(frac.const_data_ptr()), args.layout, args.range,
-                   static_cast<Real*>(grad_x.mutable_data_ptr())});
+      for_each_pack<kWidth>(
+          x, x.numel(), packs,
+          Backward<Real, decltype(rounding)::value, decltype(overflow)::value>{
+              static_cast<const Real*>(grad.const_data_ptr()), static_cast<const Real*>(x.const_data_ptr()),
+              static_cast<const int32_t*>(frac.const_data_ptr()), args.layout, args.range,
+              static_cast<Real*>(grad_x.mutable_data_ptr())});
     });
   }
 };
@@ -76,7 +97,7 @@ struct Cuda {
 }  // namespace
 }  // namespace yhw
 
-STABLE_TORCH_LIBRARY_IMPL(yolo_hw, CUDA, m) {
+YHW_LIBRARY_CUDA(m) {
   m.impl("fake_quant_pow2", TORCH_BOX(&yhw::fake_quant_pow2<yhw::Cuda>));
   m.impl("fake_quant_pow2_backward", TORCH_BOX(&yhw::fake_quant_pow2_backward<yhw::Cuda>));
 }
