@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+import torch
 
 from benchmarks import accuracy, ceilings, engine, engine_memory, fake_quant, fold_bn, memory, observers, sparse_conv
 from benchmarks.measure import Case, measure_case
@@ -81,7 +82,7 @@ def _list(name: str, only: str) -> None:
         return
     click.echo(f"{name}:")
     for case in _chosen(name, only):
-        click.echo(f"  {case.name}: {', '.join(candidate.name for candidate in case.candidates)}")
+        click.echo(f"  {case.name}: {' | '.join(candidate.name for candidate in case.candidates)}")
 
 
 def _measure(name: str, threads: list[int], rounds: int, only: str, results: Path) -> None:
@@ -90,6 +91,7 @@ def _measure(name: str, threads: list[int], rounds: int, only: str, results: Pat
     missing: dict[str, str] = {}
     chosen = _chosen(name, only)
     for count in threads:
+        torch.set_num_threads(count)
         for case in [*ceilings.cases(), *chosen]:
             if case.threads and count not in case.threads:
                 continue

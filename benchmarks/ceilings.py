@@ -28,7 +28,9 @@ SOURCE = Path(__file__).with_name("peak.cpp")
 def cases() -> list[Case]:
     """Return the ceilings as one case each."""
     copy = memcpy_candidate(COPY_BYTES)
-    peaks = [Case(f"{kind} peak", (Candidate("peak", _peak(kind)),), 0, _operations(kind)) for kind in ("float", "int8")]
+    peaks = [
+        Case(f"{kind} peak", (Candidate("peak", _peak(kind)),), 0, _operations(kind)) for kind in ("float", "int8")
+    ]
     return [Case("memory copy", (copy,), 2 * COPY_BYTES), *peaks]
 
 
@@ -42,7 +44,7 @@ def copy_function(size: int, threads: int) -> Function:
     source, target = (torch.ones(size, dtype=torch.uint8) for _ in range(2))
     if threads == 1:
         return _Copy(source, target)
-    return _threaded(lambda: target.copy_(source), threads)
+    return lambda: target.copy_(source)
 
 
 class _Copy:
@@ -54,11 +56,6 @@ class _Copy:
 
     def __call__(self) -> object:
         return ctypes.memmove(*self._arguments)
-
-
-def _threaded(function: Function, threads: int) -> Function:
-    torch.set_num_threads(threads)
-    return function
 
 
 @cache

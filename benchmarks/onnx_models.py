@@ -93,6 +93,52 @@ def quantised_model(graph: IntGraph, pre_ranges: Mapping[str, Range] | None = No
     return model.finish(graph.name, TensorProto.UINT8, [output.tensor for output in graph.outputs])
 
 
+def conv_model(weight: Array, bias: Array, image: tuple[int, ...]) -> onnx.ModelProto:
+    """Return one float32 convolution of stride 1 that keeps the map's size.
+
+    Args:
+        weight: [K, C, R, R].
+        bias: [K].
+        image: 1, C, H, W.
+
+    Returns:
+        Input ``input``, output ``conv``.
+    """
+    k, r = weight.shape[0], weight.shape[-1]
+    window = Window((r, r), pad=(r // 2, r // 2))
+    shape, wide = Shape(k, *image[2:]), np.float64
+    node = F.FoldedConv(
+        name="conv", inputs=(INPUT,), shape=shape, weight=weight.astype(wide), bias=bias.astype(wide), window=window
+    )
+    return float_model(FoldedGraph("conv", Shape(*image[1:]), (node,), (("conv", None),)))
+
+
+def quantised_conv_model(weight: Array, bias: Array, image: tuple[int, ...]) -> onnx.ModelProto:
+    """Return the convolution of `conv_model` as onnxruntime's own channels-last operator on bytes.
+
+    This is what onnxruntime makes of a convolution inside a quantised network, without the transpositions that would
+    surround it in a network of one layer.
+
+    Returns:
+        Input ``input`` [1, H, W, C] uint8 with zero point 128, output ``conv`` [1, H, W, K] likewise.
+    """
+    k, r = weight.shape[0], weight.shape[-1]
+    model = _Model({})
+    step = float(np.abs(weight).max()) / (OFFSET - 1)
+    codes = model.constant("weight", np.rint(weight / step).astype(np.int8))
+    scales = [model.constant("scale", np.full(k, step, np.float32)), model.constant("zero", np.zeros(k, np.int8))]
+    source, out = model.grid("source", 2.0**-5, OFFSET), model.grid("out", 2.0**-5, OFFSET)
+    sums = model.constant("bias", np.rint(bias / (step * 2.0**-5)).astype(np.int32))
+    attributes = {"kernel_shape": [r, r], "pads": [r // 2] * 4, "channels_last": 1, "domain": "com.microsoft"}
+    model.emit("QLinearConv", [INPUT, *source, codes, *scales, *out, sums], "conv", **attributes)
+    (_, c, h, w) = image
+    first = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, [1, h, w, c])
+    last = helper.make_tensor_value_info("conv", TensorProto.UINT8, [1, h, w, k])
+    body = helper.make_graph(model.nodes, "conv", [first], [last], list(model.constants.values()))
+    domains = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(body, opset_imports=domains, ir_version=IR_VERSION)
+
+
 class _Model:
     """A model under construction; `shapes` has the input and every node."""
 

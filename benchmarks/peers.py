@@ -33,7 +33,7 @@ def library(name: str) -> Any:  # noqa: ANN401 - a module
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise PeerMissingError(f"{name.split('.')[0]}: {error}") from None
+        raise PeerMissingError(f"{name.partition('.')[0]}: {error}") from None
 
 
 def onnx_models() -> Any:  # noqa: ANN401 - a module
@@ -112,12 +112,12 @@ def torch_function(make: Callable[[], nn.Module], image: Array, form: str) -> Ca
     """
 
     def prepare(threads: int) -> Function:
-        torch.set_num_threads(threads)
+        assert torch.get_num_threads() == threads
         module, x = make().eval().requires_grad_(False), torch.from_numpy(image)
         if form == "channels_last":
             module, x = module.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
         run = compiled(module, x, freeze=True) if form == "compiled" else module
-        return on_threads(torch.inference_mode()(lambda: run(x)), threads)
+        return torch.inference_mode()(lambda: run(x))
 
     return prepare
 
@@ -137,14 +137,3 @@ def compiled(function: Callable[..., Any], *arguments: Tensor, freeze: bool = Fa
         found = torch.compile(function, dynamic=False, fullgraph=True)
         found(*arguments)
     return found
-
-
-def on_threads(function: Function, threads: int) -> Function:
-    """Make sure that torch runs `function` on its own number of threads, whatever ran before it."""
-
-    def run() -> object:
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
-        return function()
-
-    return run

@@ -72,15 +72,19 @@ def merge_speeds(path: Path, name: str, section: Mapping[str, Any], *, replace: 
         path: The file; it appears complete or not at all.
         name: The benchmark.
         section: ``command``, ``versions``, ``missing``, ``rows``; every row has ``case`` and ``threads``.
-        replace: Whether earlier rows of this benchmark go, or only those of the same cases and thread counts.
+        replace: Whether all earlier rows of the same thread counts go, or only those of the same cases.
     """
     document = json.loads(path.read_text("utf-8")) if path.is_file() else {"machine": machine(), "benchmarks": {}}
     earlier = document["benchmarks"].get(name, {"rows": [], "missing": {}})
-    if not replace:
-        again = {(row["case"], row["threads"]) for row in section["rows"]}
-        kept = [row for row in earlier["rows"] if (row["case"], row["threads"]) not in again]
-        section = {**section, "rows": kept + section["rows"], "missing": earlier["missing"] | section["missing"]}
-    document["benchmarks"][name] = dict(section)
+    measured = {(row["case"], row["threads"]) for row in section["rows"]}
+    counts = {row["threads"] for row in section["rows"]}
+    kept = [
+        row
+        for row in earlier["rows"]
+        if (row["case"], row["threads"]) not in measured and not (replace and row["threads"] in counts)
+    ]
+    missing = (earlier["missing"] if kept else {}) | section["missing"]
+    document["benchmarks"][name] = {**section, "missing": missing, "rows": kept + section["rows"]}
     with atomic_file(path) as temporary:
         temporary.write_text(_dump(document), "utf-8")
 
