@@ -7,6 +7,7 @@ import fnmatch
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -35,6 +36,15 @@ STUDIES: dict[str, Callable[[Path], None]] = {
 ROUNDS = 21
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What to measure how often: thread counts, samples of each candidate, a glob of cases."""
+
+    threads: list[int]
+    rounds: int
+    only: str
+
+
 @click.command()
 @click.argument("names", nargs=-1)
 @click.option("--threads", default="1", show_default=True, help="Numbers of threads, like 1,2.")
@@ -44,7 +54,7 @@ ROUNDS = 21
 @click.option(
     "--results", default=RESULTS, show_default="benchmarks/results", type=click.Path(path_type=Path), help="Folder."
 )
-def main(names: tuple[str, ...], threads: str, rounds: int, only: str, list_only: bool, results: Path) -> None:
+def main(names: tuple[str, ...], threads: str, rounds: int, only: str, *, list_only: bool, results: Path) -> None:
     """Run the benchmarks NAMES, by default all, and merge what they measure into the machine's file of results."""
     unknown = [name for name in names if name not in SPEEDS and name not in STUDIES]
     if unknown:
@@ -54,7 +64,7 @@ def main(names: tuple[str, ...], threads: str, rounds: int, only: str, list_only
         if list_only:
             _list(name, only)
         elif name in SPEEDS:
-            _measure(name, counts, rounds, only, results)
+            _measure(name, Setting(counts, rounds, only), results)
         elif only == "*":
             click.echo(f"== {name}")
             STUDIES[name](results)
@@ -85,36 +95,37 @@ def _list(name: str, only: str) -> None:
         click.echo(f"  {case.name}: {' | '.join(candidate.name for candidate in case.candidates)}")
 
 
-def _measure(name: str, threads: list[int], rounds: int, only: str, results: Path) -> None:
+def _measure(name: str, setting: Setting, results: Path) -> None:
     click.echo(f"== {name}")
     rows: list[Row] = []
     missing: dict[str, str] = {}
-    chosen = _chosen(name, only)
-    for count in threads:
+    chosen = _chosen(name, setting.only)
+    for count in setting.threads:
         torch.set_num_threads(count)
         for case in [*ceilings.cases(), *chosen]:
             if case.threads and count not in case.threads:
                 continue
-            found, absent = measure_case(case, count, rounds)
+            found, absent = measure_case(case, count, setting.rounds)
             rows += found
             missing |= absent
             _print(case, count, found)
     for candidate, reason in missing.items():
         click.echo(f"missing: {candidate}: {reason}")
     section = {
-        "command": _command(name, threads, rounds, only),
+        "command": _command(name, setting),
         "versions": versions(),
         "missing": missing,
         "rows": rows,
     }
-    merge_speeds(result_file(results), name, section, replace=only == "*")
+    merge_speeds(result_file(results), name, section, replace=setting.only == "*")
     click.echo(f"{result_file(results)}: {name}, {len(rows)} rows")
 
 
-def _command(name: str, threads: list[int], rounds: int, only: str) -> str:
-    chosen = "" if only == "*" else f" --only '{only}'"
+def _command(name: str, setting: Setting) -> str:
+    counts = ",".join(map(str, setting.threads))
+    chosen = "" if setting.only == "*" else f" --only '{setting.only}'"
     limit = f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']} " if "OMP_NUM_THREADS" in os.environ else ""
-    return f"{limit}python -m benchmarks {name} --threads {','.join(map(str, threads))} --rounds {rounds}{chosen}"
+    return f"{limit}python -m benchmarks {name} --threads {counts} --rounds {setting.rounds}{chosen}"
 
 
 def _print(case: Case, threads: int, rows: list[Row]) -> None:

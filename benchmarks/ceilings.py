@@ -35,7 +35,7 @@ def cases() -> list[Case]:
 
 
 def memcpy_candidate(size: int) -> Candidate:
-    """Copying `size` bytes between two buffers that exist: the floor of every operator that reads and writes as much."""
+    """Copying `size` bytes between two buffers that exist: the floor of an operator that reads and writes as much."""
     return Candidate("memcpy", lambda threads: copy_function(size, threads), bytes=2 * size)
 
 

@@ -28,12 +28,13 @@ FRAC = 5
 
 @dataclass(frozen=True)
 class Subject:
-    """A tensor to quantise; `axis` is its channel dimension, `fracs` its fraction bits: one, or one per channel."""
+    """A tensor to quantise: `axis` is its channels, `frac` its fraction bits; every second channel may have one more."""
 
     shape: tuple[int, ...]
     axis: int
     kind: str
     per_channel: bool
+    frac: int = FRAC
 
     @property
     def name(self) -> str:
@@ -53,7 +54,7 @@ class Subject:
     def fracs(self) -> Tensor:
         """[1] or [channels], int32."""
         count = self.shape[self.axis] if self.per_channel else 1
-        return FRAC + torch.arange(count, dtype=torch.int32) % 2
+        return self.frac + torch.arange(count, dtype=torch.int32) % 2
 
     def steps(self) -> Tensor:
         """The same as steps ``2**-frac``, float32."""

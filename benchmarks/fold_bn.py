@@ -78,7 +78,7 @@ def _plain(c: int, k: int) -> nn.Sequential:
 
 
 def _torch_qat(c: int, k: int) -> nn.Module:
-    """torch's own folding in training, weights per channel to 8 bits."""
+    """The folding in training that torch has, weights per channel to 8 bits."""
     from torch.ao.nn.intrinsic.qat import ConvBn2d  # noqa: PLC0415 - slow to import
     from torch.ao.quantization import QConfig, default_fake_quant, default_per_channel_weight_fake_quant  # noqa: PLC0415
 

@@ -3,17 +3,19 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-import yolo_hw.ops  # noqa: F401 - registers torch.ops.yolo_hw
 from benchmarks.autograd import gradient_function
 from benchmarks.measure import Candidate, Function
+from benchmarks.pruning import prune
 from yolo_hw.fixedpoint import FixedPoint, Overflow, Rounding
 from yolo_hw.intgraph.engine import Engine, engine_paths
+from yolo_hw.ops import fake_quant_pow2
 
 if TYPE_CHECKING:
     from benchmarks import engine as networks
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
 
 OURS = {"ours": True}
 BITS = 8
-FORMAT = (BITS, True, Rounding.HALF_UP.number, Overflow.SATURATE.number)
-"""Word length, sign, rounding, overflow, as the operators take them."""
 
 
 def has(name: str) -> bool:
@@ -35,38 +35,60 @@ def has(name: str) -> bool:
 def fake_quant_forward(subject: Subject) -> list[Candidate]:
     """Forward with a fresh result, and into one that exists."""
 
-    def fresh(threads: int) -> Function:
-        x, fracs, op = subject.values(), subject.fracs(), torch.ops.yolo_hw.fake_quant_pow2.default
-        return lambda: op(x, fracs, subject.axis, *FORMAT)
+    def prepare(into_out: bool) -> Function:
+        x, fmt, options = subject.values(), FixedPoint(BITS, subject.frac), _channels(subject)
+        if into_out:
+            options["out"] = torch.empty_like(x)
+        return lambda: fake_quant_pow2(x, fmt, **options)
 
-    def into_out(threads: int) -> Function:
-        x, fracs, op = subject.values(), subject.fracs(), torch.ops.yolo_hw.fake_quant_pow2_out.default
-        out = torch.empty_like(x)
-        return lambda: op(x, fracs, subject.axis, *FORMAT, out)
-
-    found = [Candidate("yolo_hw", fresh, OURS)]
-    return [Candidate("yolo_hw, out=", into_out, OURS), *found] if has("fake_quant_pow2_out") else found
+    found = [Candidate("yolo_hw", lambda threads: prepare(False), OURS)]
+    if "out" in inspect.signature(fake_quant_pow2).parameters:
+        found.insert(0, Candidate("yolo_hw, out=", lambda threads: prepare(True), OURS))
+    return found
 
 
 def fake_quant_training(subject: Subject) -> list[Candidate]:
-    """Forward and straight-through backward by autograd."""
+    """Forward and backward by autograd: straight-through, and with the gradient to a threshold."""
 
-    def prepare(threads: int) -> Function:
-        x, fracs, op = subject.values().requires_grad_(), subject.fracs(), torch.ops.yolo_hw.fake_quant_pow2.default
-        return gradient_function(lambda v: op(v, fracs, subject.axis, *FORMAT), (x,))
+    def straight_through(threads: int) -> Function:
+        fmt, options = FixedPoint(BITS, subject.frac), _channels(subject)
+        return gradient_function(lambda v: fake_quant_pow2(v, fmt, **options), (subject.values().requires_grad_(),))
 
-    return [Candidate("yolo_hw, straight-through", prepare, OURS)]
+    def learned(threads: int) -> Function:
+        from yolo_hw.ops.fake_quant_learned import fake_quant_tqt  # noqa: PLC0415 - not in every build
+
+        log2_t = (BITS - 1 - subject.fracs().float()).requires_grad_()
+        leaves = (subject.values().requires_grad_(), log2_t)
+        return gradient_function(lambda v: fake_quant_tqt(v, log2_t, BITS, axis=subject.axis), leaves)
+
+    found = [Candidate("yolo_hw, straight-through", straight_through, OURS)]
+    return [*found, Candidate("yolo_hw, TQT", learned, OURS)] if has("fake_quant_learned") else found
 
 
 def fake_quant_backward(subject: Subject) -> list[Candidate]:
-    """The straight-through backward kernel."""
+    """The straight-through backward kernel, with a fresh result and into one that exists."""
+    op = torch.ops.yolo_hw.fake_quant_pow2_backward
+    how = (subject.axis, BITS, True, Rounding.HALF_UP.number, Overflow.SATURATE.number)
 
-    def prepare(threads: int) -> Function:
-        x, fracs, op = subject.values(), subject.fracs(), torch.ops.yolo_hw.fake_quant_pow2_backward.default
+    def prepare(into_out: bool) -> Function:
+        x, fracs = subject.values(), subject.fracs()
         grad = torch.randn_like(x)
-        return lambda: op(grad, x, fracs, subject.axis, *FORMAT)
+        takes_both = "fracs" in [argument.name for argument in op.default._schema.arguments]
+        steps = (subject.frac, fracs if subject.per_channel else None) if takes_both else (fracs,)
+        if not into_out:
+            return lambda: op.default(grad, x, *steps, *how)
+        out = torch.empty_like(x)
+        return lambda: op.out(grad, x, *steps, *how, out=out)
 
-    return [Candidate("yolo_hw", prepare, OURS)]
+    found = [Candidate("yolo_hw", lambda threads: prepare(False), OURS)]
+    if "out" in op.overloads():
+        found.insert(0, Candidate("yolo_hw, out=", lambda threads: prepare(True), OURS))
+    return found
+
+
+def _channels(subject: Subject) -> dict[str, Any]:
+    """Fraction bits per channel as keyword arguments; per tensor they are the format's."""
+    return {"frac": subject.fracs(), "axis": subject.axis} if subject.per_channel else {}
 
 
 def fold_bn_network(inputs: Callable[[], list[FoldInput]]) -> list[Candidate]:
@@ -125,12 +147,16 @@ def engine(subject: networks.Subject) -> list[Candidate]:
 
 
 def sparse_conv(layer: ConvLayer, pattern: str, sparsity: float) -> list[Candidate]:
-    """The float32 sparse convolution."""
+    """The sparse convolution in float32, with bias."""
     if not has("sparse_conv2d"):
         return []
-    raise NotImplementedError
 
+    def prepare(threads: int) -> Function:
+        from yolo_hw.ops.sparse_conv2d import pack_sparse, sparse_conv2d  # noqa: PLC0415 - not in every build
 
-def sparse_conv_int8(layer: ConvLayer, pattern: str, sparsity: float) -> list[Candidate]:
-    """The int8 sparse convolution."""
-    return []
+        weight = torch.from_numpy(prune(layer.weight(), pattern, sparsity))
+        packed, bias, x = pack_sparse(weight, pattern), torch.from_numpy(layer.bias()), torch.from_numpy(layer.image())
+        return lambda: sparse_conv2d(x, packed, bias, padding=layer.size // 2)
+
+    facts = {**OURS, "dtype": "float32", "pattern": pattern, "sparsity": sparsity}
+    return [Candidate(f"yolo_hw {pattern}, {sparsity:.0%}", prepare, facts, round(2 * layer.macs * (1 - sparsity)))]

@@ -23,8 +23,7 @@ from benchmarks.peers import deepsparse_function, onnx_models, onnxruntime_funct
 from benchmarks.pruning import prune
 
 SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-FLOAT_PATTERNS = ("unstructured", "16x1")
-INT8_PATTERNS = ("16x4",)
+PATTERNS = ("unstructured", "16x1")
 DENSE = {"dense": True}
 
 
@@ -43,10 +42,8 @@ def _case(layer: ConvLayer) -> Case:
     candidates = [*_dense_float(layer), _dense_int8(layer)]
     for sparsity in SPARSITIES:
         candidates.append(_deepsparse(layer, sparsity))
-        for pattern in FLOAT_PATTERNS:
+        for pattern in PATTERNS:
             candidates += ours.sparse_conv(layer, pattern, sparsity)
-        for pattern in INT8_PATTERNS:
-            candidates += ours.sparse_conv_int8(layer, pattern, sparsity)
     facts = {"network": layer.network, "layer": layer.name}
     return Case(layer.name, tuple(candidates), 4 * layer.elements(), 2 * layer.macs, facts)
 
