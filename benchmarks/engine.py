@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
 
@@ -140,13 +140,18 @@ def _case(subject: Subject) -> Case:
     quantised = {"dtype": "int8"}
     candidates = [
         *ours.engine(subject),
-        *(_torch(subject, form) for form in ("eager", "channels_last", "compiled")),
-        *_float_runtimes(subject),
+        *(_wide(_torch(subject, form), weights) for form in ("eager", "channels_last", "compiled")),
+        *(_wide(candidate, weights) for candidate in _float_runtimes(subject)),
         Candidate("onnxruntime int8", _checked(subject, _onnxruntime_int8), quantised),
         Candidate("openvino int8", _checked(subject, _openvino_int8), quantised),
         Candidate("deepsparse int8", _checked(subject, _deepsparse_int8), quantised),
     ]
     return Case(subject.name, tuple(candidates), weights, 2 * macs, {"network": subject.name})
+
+
+def _wide(candidate: Candidate, weights: int) -> Candidate:
+    """Count float32 weights."""
+    return replace(candidate, bytes=4 * weights)
 
 
 def _absent(subject: Subject) -> Case:

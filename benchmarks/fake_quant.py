@@ -28,7 +28,7 @@ FRAC = 5
 
 @dataclass(frozen=True)
 class Subject:
-    """A tensor to quantise: `axis` is its channels, `frac` its fraction bits; every second channel may have one more."""
+    """A tensor: `axis` is its channels, `frac` its fraction bits, and every second channel has one more."""
 
     shape: tuple[int, ...]
     axis: int
