@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +37,7 @@ class Rounding(str, Enum):
     FLOOR = "floor"
     """Toward minus infinity: ``v >> s``; AP_TRN."""
 
-    @property
+    @cached_property
     def number(self) -> int:
         """The mode's value in ``csrc/core/rounding.h`` and in every file."""
         return list(Rounding).index(self)
@@ -52,7 +53,7 @@ class Overflow(str, Enum):
     WRAP = "wrap"
     """Keep the low bits, two's complement."""
 
-    @property
+    @cached_property
     def number(self) -> int:
         """The mode's value in ``csrc/core/rounding.h`` and in every file."""
         return list(Overflow).index(self)

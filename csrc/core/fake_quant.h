@@ -46,6 +46,20 @@ YHW_HD Real power_of_two(int frac) {
   return std::ldexp(Real(1), frac);
 }
 
+#if defined(__GNUC__) && !defined(__CUDACC__)
+// The exponent's bits, without the library call: per-channel formats ask once per channel.
+template <>
+inline __attribute__((always_inline)) float power_of_two<float>(int frac) {
+  if (frac < -126 || frac > 127) {
+    return std::ldexp(1.0f, frac);
+  }
+  const int bits = (frac + 127) * (1 << 23);
+  float value = 0;
+  __builtin_memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+#endif
+
 // Smallest code that the overflow mode lets through.
 template <Overflow kOverflow>
 YHW_HD int lowest_code(const CodeRange& range) {
