@@ -21,14 +21,13 @@ using OptionalTensor = std::optional<Tensor>;
 
 // x: [...]; fracs: [1] or [x.size(axis)], in the place of frac. out: like x, dense; it may be x itself.
 template <typename Device>
-Tensor fake_quant_pow2_out(const Tensor& x, int64_t frac, const OptionalTensor& fracs, int64_t axis, int64_t bits,
-                           bool is_signed, int64_t rounding, int64_t overflow, Tensor out) {
+void fake_quant_pow2_out(const Tensor& x, int64_t frac, const OptionalTensor& fracs, int64_t axis, int64_t bits,
+                         bool is_signed, int64_t rounding, int64_t overflow, Tensor out) {
   constexpr const char* kOp = "fake_quant_pow2";
   const FracSource source = check_fracs(kOp, x, frac, fracs, axis);
   const FakeQuantMode mode = check_fake_quant_mode(kOp, bits, is_signed, rounding, overflow);
   check_out(kOp, out, x);
   Device::forward(x, source, mode, out);
-  return out;
 }
 
 template <typename Device>
@@ -44,16 +43,15 @@ Tensor fake_quant_pow2(const Tensor& x, int64_t frac, const OptionalTensor& frac
 
 // grad: like x.
 template <typename Device>
-Tensor fake_quant_pow2_backward_out(const Tensor& grad, const Tensor& x, int64_t frac, const OptionalTensor& fracs,
-                                    int64_t axis, int64_t bits, bool is_signed, int64_t rounding, int64_t overflow,
-                                    Tensor out) {
+void fake_quant_pow2_backward_out(const Tensor& grad, const Tensor& x, int64_t frac, const OptionalTensor& fracs,
+                                  int64_t axis, int64_t bits, bool is_signed, int64_t rounding, int64_t overflow,
+                                  Tensor out) {
   constexpr const char* kOp = "fake_quant_pow2_backward";
   check_like(kOp, "grad", grad, x);
   const FracSource source = check_fracs(kOp, x, frac, fracs, axis);
   const FakeQuantMode mode = check_fake_quant_mode(kOp, bits, is_signed, rounding, overflow);
   check_out(kOp, out, x);
   Device::backward(grad, x, source, mode, out);
-  return out;
 }
 
 template <typename Device>
@@ -101,14 +99,13 @@ std::vector<Tensor> fake_quant_pow2_many_backward(const std::vector<Tensor>& gra
 // parameter: [1] or [x.size(axis)], the trained numbers of core/learned_step.h; gradient: a StepGradient. The factor of
 // the parameter's gradient, grad_scale, is the backward's.
 template <typename Device>
-Tensor fake_quant_learned_out(const Tensor& x, const Tensor& parameter, int64_t axis, int64_t bits, bool is_signed,
-                              int64_t rounding, int64_t overflow, int64_t gradient, Tensor out) {
+void fake_quant_learned_out(const Tensor& x, const Tensor& parameter, int64_t axis, int64_t bits, bool is_signed,
+                            int64_t rounding, int64_t overflow, int64_t gradient, Tensor out) {
   constexpr const char* kOp = "fake_quant_learned";
   const FakeQuantMode mode = check_fake_quant_mode(kOp, bits, is_signed, rounding, overflow);
   const FracSource source = check_learned(kOp, x, parameter, axis, gradient, mode);
   check_out(kOp, out, x);
   Device::forward(x, source, mode, out);
-  return out;
 }
 
 template <typename Device>
@@ -124,10 +121,9 @@ Tensor fake_quant_learned(const Tensor& x, const Tensor& parameter, int64_t axis
 
 // grad: like x. Returns the gradients of x and of parameter.
 template <typename Device>
-std::tuple<Tensor, Tensor> fake_quant_learned_backward_out(const Tensor& grad, const Tensor& x, const Tensor& parameter,
-                                                           int64_t axis, int64_t bits, bool is_signed, int64_t rounding,
-                                                           int64_t overflow, int64_t gradient, double grad_scale,
-                                                           Tensor grad_x, Tensor grad_parameter) {
+void fake_quant_learned_backward_out(const Tensor& grad, const Tensor& x, const Tensor& parameter, int64_t axis,
+                                     int64_t bits, bool is_signed, int64_t rounding, int64_t overflow, int64_t gradient,
+                                     double grad_scale, Tensor grad_x, Tensor grad_parameter) {
   constexpr const char* kOp = "fake_quant_learned_backward";
   check_like(kOp, "grad", grad, x);
   const FakeQuantMode mode = check_fake_quant_mode(kOp, bits, is_signed, rounding, overflow);
@@ -135,15 +131,16 @@ std::tuple<Tensor, Tensor> fake_quant_learned_backward_out(const Tensor& grad, c
   check_out(kOp, grad_x, x);
   check_like(kOp, "grad_parameter", grad_parameter, parameter);
   Device::learned_backward(grad, x, source, mode, grad_scale, grad_x, grad_parameter);
-  return {grad_x, grad_parameter};
 }
 
 template <typename Device>
 std::tuple<Tensor, Tensor> fake_quant_learned_backward(const Tensor& grad, const Tensor& x, const Tensor& parameter,
                                                        int64_t axis, int64_t bits, bool is_signed, int64_t rounding,
                                                        int64_t overflow, int64_t gradient, double grad_scale) {
-  return fake_quant_learned_backward_out<Device>(grad, x, parameter, axis, bits, is_signed, rounding, overflow,
-                                                 gradient, grad_scale, empty_in_layout(x), empty_in_layout(parameter));
+  Tensor grad_x = empty_in_layout(x), grad_parameter = empty_in_layout(parameter);
+  fake_quant_learned_backward_out<Device>(grad, x, parameter, axis, bits, is_signed, rounding, overflow, gradient,
+                                          grad_scale, grad_x, grad_parameter);
+  return {grad_x, grad_parameter};
 }
 
 // Registers all of them for a device. The operators whose name begins with an underscore are the same kernels without a

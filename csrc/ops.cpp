@@ -9,20 +9,21 @@ STABLE_TORCH_LIBRARY(yolo_hw, m) {
   m.def("set_cpu_path(str name) -> ()");
 
   // x: [...] float32, float64, float16 or bfloat16; fracs: [1] or [x.size(axis)] int32, in the place of frac; rounding,
-  // overflow: enums of core/rounding.h; out: like x, dense.
+  // overflow: enums of core/rounding.h; out: like x, dense. The .out forms return nothing: torch.compile takes no
+  // operator that returns an argument.
   m.def(
       "fake_quant_pow2(Tensor x, int frac, Tensor? fracs, int axis, int bits, bool signed, int rounding, int overflow) "
       "-> Tensor");
   m.def(
       "fake_quant_pow2.out(Tensor x, int frac, Tensor? fracs, int axis, int bits, bool signed, int rounding, "
-      "int overflow, *, Tensor(a!) out) -> Tensor(a!)");
+      "int overflow, *, Tensor(a!) out) -> ()");
   // grad: like x.
   m.def(
       "fake_quant_pow2_backward(Tensor grad, Tensor x, int frac, Tensor? fracs, int axis, int bits, bool signed, "
       "int rounding, int overflow) -> Tensor");
   m.def(
       "fake_quant_pow2_backward.out(Tensor grad, Tensor x, int frac, Tensor? fracs, int axis, int bits, bool signed, "
-      "int rounding, int overflow, *, Tensor(a!) out) -> Tensor(a!)");
+      "int rounding, int overflow, *, Tensor(a!) out) -> ()");
   // The same kernels without a gradient formula (fake_quant_pow2.h).
   m.def(
       "_fake_quant_pow2(Tensor x, int frac, Tensor? fracs, int axis, int bits, bool signed, int rounding, "
@@ -44,7 +45,7 @@ STABLE_TORCH_LIBRARY(yolo_hw, m) {
       "int gradient, float grad_scale) -> Tensor");
   m.def(
       "fake_quant_learned.out(Tensor x, Tensor parameter, int axis, int bits, bool signed, int rounding, int overflow, "
-      "int gradient, *, Tensor(a!) out) -> Tensor(a!)");
+      "int gradient, *, Tensor(a!) out) -> ()");
   m.def(
       "_fake_quant_learned(Tensor x, Tensor parameter, int axis, int bits, bool signed, int rounding, int overflow, "
       "int gradient, float grad_scale) -> Tensor");
@@ -55,5 +56,5 @@ STABLE_TORCH_LIBRARY(yolo_hw, m) {
   m.def(
       "fake_quant_learned_backward.out(Tensor grad, Tensor x, Tensor parameter, int axis, int bits, bool signed, "
       "int rounding, int overflow, int gradient, float grad_scale, *, Tensor(a!) grad_x, Tensor(b!) grad_parameter) "
-      "-> (Tensor(a!), Tensor(b!))");
+      "-> ()");
 }

@@ -60,6 +60,23 @@ inline __attribute__((always_inline)) float power_of_two<float>(int frac) {
 }
 #endif
 
+// a * b rounded on its own. g++ is told so by -ffp-contract=off; nvcc would fuse the product with a sum that follows,
+// which differs where the product underflows.
+YHW_HD float product(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  return __fmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+YHW_HD double product(double a, double b) {
+#if defined(__CUDA_ARCH__)
+  return __dmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+
 // Smallest code that the overflow mode lets through.
 template <Overflow kOverflow>
 YHW_HD int lowest_code(const CodeRange& range) {
@@ -118,7 +135,7 @@ YHW_HD Real real_code(Real scaled, const CodeRange& range) {
 // x on the grid of the format; `scale` is 2^frac and `step` 2^-frac. NaN gives NaN, zero gives +0.
 template <Rounding kRounding, Overflow kOverflow, typename Real>
 YHW_HD Real fake_quant(Real x, Real scale, Real step, const CodeRange& range) {
-  return real_code<kRounding, kOverflow>(x * scale, range) * step;
+  return real_code<kRounding, kOverflow>(product(x, scale), range) * step;
 }
 
 // The scaled values whose gradient passes: [first, last].
@@ -146,7 +163,7 @@ YHW_HD PassRange<Real> pass_range(const CodeRange& range) {
 // passes everywhere; under the others not for NaN.
 template <Overflow kOverflow, typename Real>
 YHW_HD Real fake_quant_grad(Real grad, Real x, Real scale, const PassRange<Real>& pass) {
-  const Real scaled = x * scale;
+  const Real scaled = product(x, scale);
   return kOverflow == Overflow::kWrap || (scaled >= pass.first && scaled <= pass.last) ? grad : Real(0);
 }
 

@@ -155,7 +155,7 @@ void learned_run(const Real* grad, const Real* x, int64_t count, const LearnedFo
                  Real* lanes) {
   const LearnedFormat<Real> f = format;
   const auto element = [&](int64_t i, Real& sum) {
-    const Real scaled = x[i] * f.scale;
+    const Real scaled = product(x[i], f.scale);
     sum += grad[i] * step_slope<kRounding>(scaled, f.pass, f.low, f.high);
     grad_x[i] = fake_quant_grad<Overflow::kSaturate>(grad[i], x[i], f.scale, f.pass);
   };
@@ -192,7 +192,10 @@ void learned_backward(const FakeQuantTask& task, int64_t begin, int64_t end) {
   OutputTile<Element> output(task);
   alignas(kCacheLine) Real x_buffer[kSumChunk], grad_buffer[kSumChunk], out_buffer[kSumChunk], lanes[kSumLanes];
   for (int64_t index = begin; index < end; ++index) {
-    const int64_t chunk = index / channels, channel = index % channels;
+    // In the order of memory: through a channel where it has long runs, else through the channels.
+    const bool along = inner >= kSumChunk;
+    const int64_t chunk = along ? index % chunks : index / channels;
+    const int64_t channel = along ? index / chunks : index % channels;
     const int64_t first = chunk * kSumChunk, count = smaller(kSumChunk, length - first);
     format.scale = power_of_two<Real>(task.fracs[channel]);
     double& partial = task.partials[channel * chunks + chunk];

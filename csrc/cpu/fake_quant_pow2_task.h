@@ -40,8 +40,8 @@ struct FakeQuantTask {
   double* partials;  // [channels, chunks of a channel], learned backward
 };
 
-// One table for each instruction set. Forward and backward take a range of elements, the learned backward one of chunks
-// (core/learned_step.h), counted chunk by chunk through the channels.
+// One table for each instruction set. Forward and backward take a range of elements, the learned backward one of the
+// chunks of all channels (core/learned_step.h).
 struct FakeQuantKernels {
   void (*forward)(const FakeQuantTask& task, int64_t begin, int64_t end);
   void (*backward)(const FakeQuantTask& task, int64_t begin, int64_t end);

@@ -131,15 +131,15 @@ def _call(
 ) -> Tensor:
     if out is not None:
         refuse_gradient(name, x, parameter, out)
-        y: Tensor = _op_out(x, parameter, *args, out=out)
-        return y
+        _op_out(x, parameter, *args, out=out)
+        return out
     if traced():
         call = _op
     elif torch.is_grad_enabled() and (x.requires_grad or parameter.requires_grad):
         call = _record
     else:
         call = _kernel
-    y = call(x, parameter, *args, grad_scale)
+    y: Tensor = call(x, parameter, *args, grad_scale)
     return y
 
 
@@ -182,11 +182,9 @@ def _fake_backward(grad: Tensor, x: Tensor, parameter: Tensor, *args: Any) -> tu
 def _register() -> None:
     for name in ("fake_quant_learned", "_fake_quant_learned"):
         torch.library.register_fake(f"yolo_hw::{name}", _fake)
-    torch.library.register_fake("yolo_hw::fake_quant_learned.out", lambda *args, out: out)
+    torch.library.register_fake("yolo_hw::fake_quant_learned.out", lambda *args, out: None)
     torch.library.register_fake("yolo_hw::fake_quant_learned_backward", _fake_backward)
-    torch.library.register_fake(
-        "yolo_hw::fake_quant_learned_backward.out", lambda *args, grad_x, grad_parameter: (grad_x, grad_parameter)
-    )
+    torch.library.register_fake("yolo_hw::fake_quant_learned_backward.out", lambda *args, grad_x, grad_parameter: None)
     torch.library.register_autograd("yolo_hw::fake_quant_learned", _backward, setup_context=_setup_context)
 
 

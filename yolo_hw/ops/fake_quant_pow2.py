@@ -37,7 +37,8 @@ def fake_quant_pow2(
     .. math:: y = 2^{-f} \cdot \mathrm{overflow}(\mathrm{round}(x \, 2^{f}))
 
     The gradient is straight-through: it passes where the overflow leaves the rounded value unchanged, and is zero
-    where it does not; with ``Overflow.WRAP`` it passes everywhere. NaN gives NaN. Infinity saturates, and gives NaN
+    where it does not; with ``Overflow.WRAP`` it passes everywhere. torch.vmap works over `x`; torch.func.grad does not
+    take operators of libraries. NaN gives NaN. Infinity saturates, and gives NaN
     with ``Overflow.WRAP``, as it has no low bits.
 
     float32 and float64 results are exact. float16 and bfloat16 are computed in float32 and the result is rounded to
@@ -65,15 +66,15 @@ def fake_quant_pow2(
         axis += x.dim()
     if out is not None:
         refuse_gradient("fake_quant_pow2", x, out)
-        y: Tensor = _op_out(x, fmt.frac, frac, axis, fmt.bits, fmt.signed, rounding.number, overflow.number, out=out)
-        return y
+        _op_out(x, fmt.frac, frac, axis, fmt.bits, fmt.signed, rounding.number, overflow.number, out=out)
+        return out
     if traced():
         call = _op
     elif x.requires_grad and torch.is_grad_enabled():
         call = _record
     else:
         call = _kernel
-    y = call(x, fmt.frac, frac, axis, fmt.bits, fmt.signed, rounding.number, overflow.number)
+    y: Tensor = call(x, fmt.frac, frac, axis, fmt.bits, fmt.signed, rounding.number, overflow.number)
     return y
 
 
@@ -212,8 +213,8 @@ def _register() -> None:
     for name in ("fake_quant_pow2", "_fake_quant_pow2"):
         torch.library.register_fake(f"yolo_hw::{name}", _fake)
         torch.library.register_fake(f"yolo_hw::{name}_backward", _fake_backward)
-    torch.library.register_fake("yolo_hw::fake_quant_pow2.out", lambda *args, out: out)
-    torch.library.register_fake("yolo_hw::fake_quant_pow2_backward.out", lambda *args, out: out)
+    torch.library.register_fake("yolo_hw::fake_quant_pow2.out", lambda *args, out: None)
+    torch.library.register_fake("yolo_hw::fake_quant_pow2_backward.out", lambda *args, out: None)
     torch.library.register_fake("yolo_hw::fake_quant_pow2_many", _fake_many)
     torch.library.register_fake("yolo_hw::fake_quant_pow2_many_backward", _fake_many_backward)
     torch.library.register_autograd("yolo_hw::fake_quant_pow2", _backward, setup_context=_setup_context)
