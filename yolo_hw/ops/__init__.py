@@ -1,7 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Operators of the library in torch."""
 
-from yolo_hw.ops.fake_quant_pow2 import fake_quant_pow2
+from yolo_hw.ops.cpu_path import cpu_path, set_cpu_path
+from yolo_hw.ops.fake_quant_learned import fake_quant_lsq, fake_quant_tqt
+from yolo_hw.ops.fake_quant_pow2 import fake_quant_pow2, fake_quant_pow2_many
 from yolo_hw.ops.int_conv2d import OutputCodes, int_conv2d
 
-__all__ = ["OutputCodes", "fake_quant_pow2", "int_conv2d"]
+__all__ = [
+    "OutputCodes",
+    "cpu_path",
+    "fake_quant_lsq",
+    "fake_quant_pow2",
+    "fake_quant_pow2_many",
+    "fake_quant_tqt",
+    "int_conv2d",
+    "set_cpu_path",
+]
