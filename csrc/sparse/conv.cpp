@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <stdexcept>
 #include <vector>
 
 #include "../isa.h"
@@ -19,6 +20,7 @@ constexpr size_t kAlignment = 64;
 constexpr int64_t kAccumulatorBytes = 512 << 10;
 // Idle time of threads that is worth a further copy of the input.
 constexpr double kBalance = 1.1;
+constexpr uint16_t kNoTap = 0xffff;
 
 template <typename Real>
 Kernels<Real> kernels_of(Path path);
@@ -122,37 +124,36 @@ int64_t split_rows(const Job<Real>& job, int threads) {
 // Turns taps into vectors of the tile buffer.
 template <typename Real>
 std::unique_ptr<uint16_t[]> place_taps(const Problem<Real>& problem, const Tiling& tiling) {
-  const int64_t blocks = problem.weights.starts[problem.chunk_count() * problem.block_row_count()];
-  std::unique_ptr<uint16_t[]> offsets(new uint16_t[static_cast<size_t>(blocks) + 1]);
+  const Weights<Real>& w = problem.weights;
   const int bits = tap_bits(problem.shape.kernel_size());
-  std::vector<uint16_t> table(static_cast<size_t>(problem.weights.chunk) << bits);
-  for (size_t i = 0; i < table.size(); ++i) {
-    const size_t channel = i >> bits, tap = i & ((size_t{1} << bits) - 1);
-    const size_t vector = tap < tiling.tap_vectors.size() ? tiling.tap_vectors[tap] : 0;
-    table[i] = static_cast<uint16_t>(channel * static_cast<size_t>(tiling.channel_vectors) + vector);
+  const size_t per_channel = size_t{1} << bits;
+  std::vector<uint16_t> table(static_cast<size_t>(w.chunk) * per_channel, kNoTap);
+  for (size_t channel = 0; channel < static_cast<size_t>(w.chunk); ++channel) {
+    for (size_t tap = 0; tap < tiling.tap_vectors.size(); ++tap) {
+      const size_t vector = channel * static_cast<size_t>(tiling.channel_vectors) + tiling.tap_vectors[tap];
+      table[channel * per_channel + tap] = static_cast<uint16_t>(vector);
+    }
   }
-  for (int64_t i = 0; i < blocks; ++i) {
-    offsets[static_cast<size_t>(i)] = table[static_cast<size_t>(problem.weights.taps[i])];
+  const int64_t chunks = problem.chunk_count(), rows = problem.block_row_count();
+  std::unique_ptr<uint16_t[]> offsets(new uint16_t[static_cast<size_t>(w.starts[chunks * rows]) + 1]);
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    const int64_t channels = std::min<int64_t>(w.chunk, problem.shape.group_channels() - chunk * w.chunk);
+    const size_t limit = static_cast<size_t>(channels) << bits;
+    bool bad = false;
+    for (int32_t i = w.starts[chunk * rows]; i < w.starts[(chunk + 1) * rows]; ++i) {
+      const size_t tap = static_cast<uint16_t>(w.taps[i]);
+      const uint16_t offset = table[tap < limit ? tap : 0];
+      bad |= tap >= limit || offset == kNoTap;
+      offsets[static_cast<size_t>(i)] = offset;
+    }
+    if (bad) {
+      throw std::invalid_argument("sparse_conv2d: taps must point into their chunk of channels and into the kernel");
+    }
   }
   return offsets;
 }
 
 }  // namespace
-
-bool has_path(Path path) {
-  switch (path) {
-    case Path::kAvx512:
-      return cpu_has_avx512();
-    case Path::kAvx2:
-      return cpu_has_avx2();
-    default:
-      return true;
-  }
-}
-
-Path best_path() {
-  return has_path(Path::kAvx512) ? Path::kAvx512 : has_path(Path::kAvx2) ? Path::kAvx2 : Path::kScalar;
-}
 
 template <typename Real>
 void convolve(const Problem<Real>& problem, Path path, int threads, const Parallel& parallel) {

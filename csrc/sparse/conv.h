@@ -52,12 +52,8 @@ struct Problem {
   int64_t chunk_count() const { return (shape.group_channels() + weights.chunk - 1) / weights.chunk; }
 };
 
-// The instruction set of the kernels.
+// The instruction set of the kernels. isa.h says what the processor has; the caller chooses.
 enum class Path : int { kScalar, kAvx2, kAvx512 };
-// The best one of this processor.
-Path best_path();
-// Whether this processor and this library have it.
-bool has_path(Path path);
 
 // Runs body(task) for every task in [0, tasks), in any order, on any threads.
 using Parallel = std::function<void(int64_t tasks, const std::function<void(int64_t)>& body)>;

@@ -8,7 +8,7 @@ namespace yhw {
 namespace sparse {
 namespace {
 
-constexpr int64_t kMaxOffset = 65535;  // offsets into the tile buffer are uint16, in vectors
+constexpr int64_t kMaxOffset = 65534;  // offsets into the tile buffer are uint16, in vectors; 65535 is none
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -119,7 +119,7 @@ Tiling make_tiling(const ConvShape& shape, int32_t lanes, int32_t max_rows, int3
       return t;
     }
   }
-  throw std::length_error("a chunk of channels must hold at most 65535 taps");
+  throw std::length_error("a chunk of channels must have at most 65534 vectors of input");
 }
 
 }  // namespace sparse
