@@ -222,15 +222,17 @@ class TileRun {
   // Channels [begin, end) of a group into the tile buffer; asks for those of the next chunk, or of the next tile.
   void copy_in(int64_t group_start, int64_t begin, int64_t end, int64_t channels) {
     const ConvShape& s = job_.problem.shape;
-    const int64_t pixels = s.height * s.width;
-    const int64_t ahead = end < channels ? (end - begin) * pixels : Strip * kPieces;
+    const int64_t pixels = s.height * s.width, columns = s.kernel_w, runs = load_count_ / columns;
+    const int64_t ahead = end < channels ? (end - begin) * pixels : Strip * kPieces - begin * pixels;
     Real* to = work_.input;
     for (int64_t c = begin; c < end; ++c, to += int64_t{t_.channel_vectors} * Isa::kLanes) {
       const Real* from = job_.problem.x + (group_start + c) * pixels;
-      for (int64_t i = 0; i < load_count_; ++i) {
-        const Copy& copy = work_.loads[i];
-        Isa::prefetch(from + copy.map + ahead);
-        Isa::template copy_in<Strip>(to + copy.tile, from + copy.map, copy.mask, s.stride_w);
+      const Copy* copy = work_.loads;
+      for (int64_t run = 0; run < runs; ++run) {
+        Isa::prefetch(from + copy->map + ahead);
+        for (int64_t column = 0; column < columns; ++column, ++copy) {
+          Isa::template copy_in<Strip>(to + copy->tile, from + copy->map, copy->mask, s.stride_w);
+        }
       }
     }
   }
@@ -285,6 +287,9 @@ class TileRun {
         span.from_vector = 0;
       }
       span.to = is_last_chunk ? work_.result : kept;
+      if (is_last_chunk) {
+        prefetch_output((row + 1) * block);
+      }
       kernel(span);
       if (is_last_chunk) {
         copy_out(row * block);
@@ -297,6 +302,17 @@ class TileRun {
     for (int64_t m = 0; m < p.weights.block_rows; ++m) {
       const bool exists = p.bias != nullptr && channel + m < p.shape.out_channels;
       Isa::store(work_.bias + m * Isa::kLanes, Isa::broadcast(exists ? p.bias[channel + m] : Real{0}));
+    }
+  }
+
+  // Lines that the next row of blocks writes are fetched while this one is computed.
+  YHW_INLINE void prefetch_output(int64_t channel) {
+    const Problem<Real>& p = job_.problem;
+    for (int64_t m = 0; m < p.weights.block_rows && channel + m < p.shape.out_channels; ++m) {
+      const Real* to = p.y + (channel + m) * t_.pixels;
+      for (int64_t i = 0; i < store_count_; ++i) {
+        Isa::prefetch(to + work_.stores[i].map);
+      }
     }
   }
 
