@@ -230,7 +230,7 @@ def extensions() -> list[Extension]:
     """Return what is to be built."""
     found = [Extension("yolo_hw._engine", sources("csrc/engine/*.cpp"))]
     if os.environ.get("YOLO_HW_OPS", "1") != "0":
-        found.append(Extension(OPS, sources("csrc/ops.cpp", "csrc/cpu/*.cpp", "csrc/cuda/*.cu")))
+        found.append(Extension(OPS, sources("csrc/ops.cpp", "csrc/cpu/*.cpp", "csrc/sparse/*.cpp", "csrc/cuda/*.cu")))
     return found
 
 

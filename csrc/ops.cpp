@@ -64,4 +64,12 @@ YHW_LIBRARY(m) {
   m.def(
       "int_conv2d(Tensor x, Tensor weight, Tensor bias, Tensor shift, int[] stride, int[] padding, int[] dilation, "
       "int groups, int[] requant, Tensor table) -> Tensor");
+
+  // x: [N, C, H, W] float32 or float64; values: [blocks, block_rows] like x; taps: [blocks] int16; starts: [chunks *
+  // block rows of the weight + 1] int32 (sparse/conv.h); bias: [out_channels] like x; activation: enum of
+  // sparse/conv.h; result: [N, out_channels, OH, OW].
+  m.def(
+      "sparse_conv2d(Tensor x, Tensor values, Tensor taps, Tensor starts, Tensor? bias, int out_channels, "
+      "int[2] kernel_size, int chunk, int[2] stride, int[2] padding, int[2] dilation, int groups, int activation, "
+      "float slope) -> Tensor");
 }

@@ -29,7 +29,7 @@ ALLOWED_IMPORTS = {
     "yolo_hw.fixedpoint": "errors",
     "yolo_hw.darknet": "atomic errors",
     "yolo_hw.intgraph": "darknet fixedpoint geometry atomic errors",
-    "yolo_hw.nn": "darknet fixedpoint geometry atomic errors",
+    "yolo_hw.nn": "ops darknet fixedpoint geometry atomic errors",
     "yolo_hw.ops": "darknet fixedpoint geometry atomic errors",
     "yolo_hw.data": "darknet fixedpoint geometry atomic errors",
     "yolo_hw.quant": "nn intgraph ops darknet fixedpoint geometry errors",

@@ -5,14 +5,21 @@ from yolo_hw.ops.cpu_path import cpu_path, set_cpu_path
 from yolo_hw.ops.fake_quant_learned import fake_quant_lsq, fake_quant_tqt
 from yolo_hw.ops.fake_quant_pow2 import fake_quant_pow2, fake_quant_pow2_many
 from yolo_hw.ops.int_conv2d import OutputCodes, int_conv2d
+from yolo_hw.ops.sparse_conv2d import Activation, sparse_conv2d
+from yolo_hw.ops.sparse_packing import PackedSparse, Pattern, pack_sparse
 
 __all__ = [
+    "Activation",
     "OutputCodes",
+    "PackedSparse",
+    "Pattern",
     "cpu_path",
     "fake_quant_lsq",
     "fake_quant_pow2",
     "fake_quant_pow2_many",
     "fake_quant_tqt",
     "int_conv2d",
+    "pack_sparse",
     "set_cpu_path",
+    "sparse_conv2d",
 ]

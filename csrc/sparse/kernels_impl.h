@@ -1,0 +1,360 @@
+// SPDX-License-Identifier: Apache-2.0
+// The sparse kernels for any instruction set. Included by one source file per instruction set, which defines the type
+// Isa; everything here is in the unnamed namespace, so no code of one instruction set is linked into another.
+//
+// Isa: Real, Vector, kLanes, kMaxRows (of a tile), max_rows(M) (vectors of M output channels that fit the registers),
+// load, store, broadcast, fma(a, b, c) = a * b + c rounded once, maximum, minimum (the second operand where one is
+// NaN), leaky, copy_in<Strip>(to, from, mask, stride), copy_out<Strip>(to, from, mask), prefetch.
+#ifndef YHW_SPARSE_KERNELS_IMPL_H_
+#define YHW_SPARSE_KERNELS_IMPL_H_
+
+#include <utility>
+
+#include "kernels.h"
+
+#define YHW_INLINE inline __attribute__((always_inline))
+#define YHW_UNROLL _Pragma("GCC unroll 32")
+
+namespace yhw {
+namespace sparse {
+namespace {
+
+// One row of blocks, M of its output channels, Q vectors: all accumulators are in registers. Strides are in elements.
+template <typename Real>
+struct Span {
+  const Real* tile;
+  const uint16_t* offsets;
+  const Real* weights;
+  int64_t weight_step;
+  int64_t count;
+  const Real* from;
+  int64_t from_channel, from_vector;
+  Real* to;
+  int64_t to_channel;
+};
+
+template <class Isa, int M, int Q>
+struct Accumulators {
+  using Real = typename Isa::Real;
+  typename Isa::Vector sum[M][Q];
+
+  YHW_INLINE void add(const Real* x, const Real* w) {
+    if (M == 1) {  // the sums read the input from memory
+      const auto weight = Isa::broadcast(w[0]);
+      YHW_UNROLL for (int q = 0; q < Q; ++q) {
+        sum[0][q] = Isa::fma(weight, Isa::load(x + q * Isa::kLanes), sum[0][q]);
+      }
+      return;
+    }
+    typename Isa::Vector in[Q];
+    YHW_UNROLL for (int q = 0; q < Q; ++q) { in[q] = Isa::load(x + q * Isa::kLanes); }
+    YHW_UNROLL for (int m = 0; m < M; ++m) {
+      const auto weight = Isa::broadcast(w[m]);
+      YHW_UNROLL for (int q = 0; q < Q; ++q) { sum[m][q] = Isa::fma(weight, in[q], sum[m][q]); }
+    }
+  }
+};
+
+template <class Isa, int M, int Q>
+YHW_INLINE void accumulate(const Span<typename Isa::Real>& span) {
+  using Real = typename Isa::Real;
+  Accumulators<Isa, M, Q> acc;
+  YHW_UNROLL for (int m = 0; m < M; ++m) {
+    YHW_UNROLL for (int q = 0; q < Q; ++q) {
+      acc.sum[m][q] = Isa::load(span.from + m * span.from_channel + q * span.from_vector);
+    }
+  }
+  const Real* const tile = span.tile;
+  const uint16_t* offset = span.offsets;
+  const Real* w = span.weights;
+  const int64_t step = span.weight_step;
+  // Two blocks per round: the loads of the second do not wait for the sums of the first.
+  for (const uint16_t* const end = offset + (span.count & ~int64_t{1}); offset != end; offset += 2, w += 2 * step) {
+    const Real* const first = tile + int64_t{offset[0]} * Isa::kLanes;
+    const Real* const second = tile + int64_t{offset[1]} * Isa::kLanes;
+    acc.add(first, w);
+    acc.add(second, w + step);
+  }
+  if (span.count & 1) {
+    acc.add(tile + int64_t{offset[0]} * Isa::kLanes, w);
+  }
+  Real* const to = span.to;
+  const int64_t to_channel = span.to_channel;
+  YHW_UNROLL for (int m = 0; m < M; ++m) {
+    YHW_UNROLL for (int q = 0; q < Q; ++q) { Isa::store(to + m * to_channel + q * Isa::kLanes, acc.sum[m][q]); }
+  }
+}
+
+template <class Isa, int M, int Q>
+void accumulate_span(const Span<typename Isa::Real>& span) {
+  accumulate<Isa, M, Q>(span);
+}
+
+template <class Isa, int M, int... Q>
+YHW_INLINE void dispatch_rows(int rows, const Span<typename Isa::Real>& span, std::integer_sequence<int, Q...>) {
+  using Function = void (*)(const Span<typename Isa::Real>&);
+  static constexpr Function kTable[] = {accumulate_span<Isa, M, Q + 1>...};
+  kTable[rows - 1](span);
+}
+
+// M output channels of a row of blocks, all rows of the tile in runs of equal length as far as possible. The span is
+// changed in place: a copy would be read before its parts have left the store queue.
+template <class Isa, int M>
+YHW_INLINE void all_rows(int rows, Span<typename Isa::Real>& span) {
+  constexpr int kMost = Isa::max_rows(M);
+  int done = 0;
+  for (int runs = (rows + kMost - 1) / kMost; runs > 0; --runs) {
+    const int now = (rows - done + runs - 1) / runs;
+    dispatch_rows<Isa, M>(now, span, std::make_integer_sequence<int, kMost>());
+    span.tile += now * Isa::kLanes;
+    span.from += now * span.from_vector;
+    span.to += now * Isa::kLanes;
+    done += now;
+  }
+  span.tile -= rows * Isa::kLanes;
+  span.weights += M;
+  span.from += M * span.from_channel - rows * span.from_vector;
+  span.to += M * span.to_channel - rows * Isa::kLanes;
+}
+
+template <class Isa>
+YHW_INLINE void all_channels(int channels, int rows, Span<typename Isa::Real>& span) {
+  for (; channels >= 4; channels -= 4) {
+    all_rows<Isa, 4>(rows, span);
+  }
+  if (channels >= 2) {
+    all_rows<Isa, 2>(rows, span);
+  }
+  if (channels & 1) {
+    all_rows<Isa, 1>(rows, span);
+  }
+}
+
+template <class Isa>
+YHW_INLINE void activate(Activation activation, typename Isa::Real slope, typename Isa::Real* values, int64_t vectors) {
+  if (activation == Activation::kNone) {
+    return;
+  }
+  const auto zero = Isa::broadcast(0), six = Isa::broadcast(6), factor = Isa::broadcast(slope);
+  for (int64_t i = 0; i < vectors; ++i, values += Isa::kLanes) {
+    const auto v = Isa::load(values);
+    if (activation == Activation::kLeaky) {
+      Isa::store(values, Isa::leaky(v, factor));
+    } else {
+      const auto positive = Isa::maximum(zero, v);
+      Isa::store(values, activation == Activation::kRelu6 ? Isa::minimum(six, positive) : positive);
+    }
+  }
+}
+
+// Lanes l < strip with 0 <= start + l * step < size.
+YHW_INLINE uint32_t lanes_inside(int64_t start, int64_t step, int64_t size, int strip) {
+  uint32_t mask = 0;
+  for (int l = 0; l < strip; ++l) {
+    const int64_t at = start + l * step;
+    mask |= static_cast<uint32_t>(at >= 0 && at < size) << l;
+  }
+  return mask;
+}
+
+// One tile: lists what it reads and writes once, then runs through groups, chunks of channels and rows of blocks.
+template <class Isa, int Strip>
+class TileRun {
+ public:
+  using Real = typename Isa::Real;
+  static constexpr int kPieces = Isa::kLanes / Strip;
+
+  TileRun(const Job<Real>& job, const Workspace<Real>& workspace) : job_(job), t_(job.tiling), work_(workspace) {}
+
+  void run(int64_t tile, int64_t first, int64_t last) {
+    list_copies(tile);
+    const ConvShape& s = job_.problem.shape;
+    const int64_t per_group = job_.problem.block_row_count() / s.groups;
+    const int64_t chunk = job_.problem.weights.chunk, channels = s.group_channels();
+    for (int64_t group = s.groups == 1 ? 0 : first / per_group; first < last; ++group) {
+      const int64_t stop = s.groups == 1 || (group + 1) * per_group > last ? last : (group + 1) * per_group;
+      for (int64_t begin = 0, index = 0; begin < channels; begin += chunk, ++index) {
+        const int64_t end = begin + chunk < channels ? begin + chunk : channels;
+        copy_in(group * channels, begin, end, channels);
+        run_rows(index, first, stop, end == channels);
+      }
+      first = stop;
+    }
+  }
+
+ private:
+  static YHW_INLINE int64_t valid(int64_t index, int64_t size) { return index >= 0 && index < size; }
+
+  uint32_t mask_of(int64_t row, int64_t start, int64_t step, int64_t width) const {
+    if (t_.flat) {  // the last row of a flat map may be shorter
+      return lanes_inside(row * t_.lanes, 1, t_.pixels, Strip);
+    }
+    return lanes_inside(start, step, width, Strip);
+  }
+
+  void list_copies(int64_t tile) {
+    const ConvShape& s = t_.shape;  // the map as it is cut into strips
+    const int64_t pixels_in = job_.problem.shape.height * job_.problem.shape.width;
+    const int64_t height = s.height, out_height = s.out_height(), out_width = s.out_width();
+    load_count_ = store_count_ = 0;
+    for (int piece = 0; piece < kPieces; ++piece) {
+      const int64_t index = tile * kPieces + piece;
+      const bool exists = index < t_.strips;
+      const Tiling::Strip strip = t_.locate(exists ? index : 0);
+      for (const TileRow& row : t_.input_rows) {
+        const int64_t y = strip.y * s.stride_h - s.pad_h + row.input_row;
+        for (int64_t column = 0; column < s.kernel_w; ++column) {
+          const int64_t x = strip.x * s.stride_w - s.pad_w + column * s.dilation_w;
+          const uint32_t mask = exists && valid(y, height) ? mask_of(y, x, s.stride_w, s.width) : 0;
+          const int64_t map = mask == 0 ? 0 : strip.image * s.in_channels * pixels_in + y * s.width + x;
+          const int64_t slot = column * t_.copy_vectors + row.slot;
+          work_.loads[load_count_++] = {map, static_cast<int32_t>(slot * Isa::kLanes + piece * Strip), mask};
+        }
+      }
+      for (int64_t row = 0; exists && row < t_.rows && strip.y + row < out_height; ++row) {
+        const int64_t map = strip.image * s.out_channels * t_.pixels + (strip.y + row) * out_width + strip.x;
+        const uint32_t mask = mask_of(strip.y + row, strip.x, 1, out_width);
+        work_.stores[store_count_++] = {map, static_cast<int32_t>(row * Isa::kLanes + piece * Strip), mask};
+      }
+    }
+  }
+
+  // Channels [begin, end) of a group into the tile buffer; asks for those of the next chunk, or of the next tile.
+  void copy_in(int64_t group_start, int64_t begin, int64_t end, int64_t channels) {
+    const ConvShape& s = job_.problem.shape;
+    const int64_t pixels = s.height * s.width, columns = s.kernel_w, runs = load_count_ / columns;
+    const int64_t ahead = end < channels ? (end - begin) * pixels : Strip * kPieces - begin * pixels;
+    Real* to = work_.input;
+    for (int64_t c = begin; c < end; ++c, to += int64_t{t_.channel_vectors} * Isa::kLanes) {
+      const Real* from = job_.problem.x + (group_start + c) * pixels;
+      const Copy* copy = work_.loads;
+      for (int64_t run = 0; run < runs; ++run) {
+        Isa::prefetch(from + copy->map + ahead);
+        for (int64_t column = 0; column < columns; ++column, ++copy) {
+          Isa::template copy_in<Strip>(to + copy->tile, from + copy->map, copy->mask, s.stride_w);
+        }
+      }
+    }
+  }
+
+  void run_rows(int64_t chunk, int64_t first, int64_t last, bool is_last_chunk) {
+    if (job_.problem.weights.block_rows == 1 && t_.rows <= Isa::max_rows(1)) {
+      run_single_rows(std::make_integer_sequence<int, Isa::max_rows(1)>(), chunk, first, last, is_last_chunk);
+    } else {
+      run_rows_by(
+          [this](Span<Real>& span) {
+            all_channels<Isa>(static_cast<int>(job_.problem.weights.block_rows), t_.rows, span);
+          },
+          chunk, first, last, is_last_chunk);
+    }
+  }
+
+  // Blocks of one channel are short work: the kernel is chosen once for all of them.
+  template <int... Q>
+  void run_single_rows(std::integer_sequence<int, Q...>, int64_t chunk, int64_t first, int64_t last, bool is_last) {
+    using Function = void (TileRun::*)(int64_t, int64_t, int64_t, bool);
+    static constexpr Function kTable[] = {&TileRun::template run_single_rows_of<Q + 1>...};
+    (this->*kTable[t_.rows - 1])(chunk, first, last, is_last);
+  }
+  template <int Q>
+  void run_single_rows_of(int64_t chunk, int64_t first, int64_t last, bool is_last) {
+    run_rows_by([](Span<Real>& span) __attribute__((always_inline)) { accumulate<Isa, 1, Q>(span); }, chunk, first,
+                last, is_last);
+  }
+
+  template <typename Kernel>
+  YHW_INLINE void run_rows_by(const Kernel& kernel, int64_t chunk, int64_t first, int64_t last, bool is_last_chunk) {
+    const Weights<Real>& w = job_.problem.weights;
+    const int64_t block = w.block_rows, size = block * t_.rows * Isa::kLanes;
+    const int32_t* starts = w.starts + chunk * job_.problem.block_row_count();
+    const uint16_t* const offsets = job_.offsets;
+    Real* kept = work_.accumulators;
+    for (int64_t row = first; row < last; ++row, kept += size) {
+      const int64_t start = starts[row];
+      Span<Real> span;
+      span.tile = work_.input;
+      span.offsets = offsets + start;
+      span.weights = w.values + start * block;
+      span.weight_step = block;
+      span.count = starts[row + 1] - start;
+      span.from = kept;
+      span.from_channel = span.to_channel = int64_t{t_.rows} * Isa::kLanes;
+      span.from_vector = Isa::kLanes;
+      if (chunk == 0) {
+        spread_bias(row * block);
+        span.from = work_.bias;
+        span.from_channel = Isa::kLanes;
+        span.from_vector = 0;
+      }
+      span.to = is_last_chunk ? work_.result : kept;
+      if (is_last_chunk) {
+        prefetch_output((row + 1) * block);
+      }
+      kernel(span);
+      if (is_last_chunk) {
+        copy_out(row * block);
+      }
+    }
+  }
+
+  void spread_bias(int64_t channel) {
+    const Problem<Real>& p = job_.problem;
+    for (int64_t m = 0; m < p.weights.block_rows; ++m) {
+      const bool exists = p.bias != nullptr && channel + m < p.shape.out_channels;
+      Isa::store(work_.bias + m * Isa::kLanes, Isa::broadcast(exists ? p.bias[channel + m] : Real{0}));
+    }
+  }
+
+  // Lines that the next row of blocks writes are fetched while this one is computed.
+  YHW_INLINE void prefetch_output(int64_t channel) {
+    const Problem<Real>& p = job_.problem;
+    for (int64_t m = 0; m < p.weights.block_rows && channel + m < p.shape.out_channels; ++m) {
+      const Real* to = p.y + (channel + m) * t_.pixels;
+      for (int64_t i = 0; i < store_count_; ++i) {
+        Isa::prefetch(to + work_.stores[i].map);
+      }
+    }
+  }
+
+  void copy_out(int64_t channel) {
+    const Problem<Real>& p = job_.problem;
+    const Real* from = work_.result;
+    activate<Isa>(p.activation, p.slope, work_.result, p.weights.block_rows * int64_t{t_.rows});
+    for (int64_t m = 0; m < p.weights.block_rows && channel + m < p.shape.out_channels; ++m) {
+      Real* to = p.y + (channel + m) * t_.pixels;
+      for (int64_t i = 0; i < store_count_; ++i) {
+        const Copy& copy = work_.stores[i];
+        Isa::template copy_out<Strip>(to + copy.map, from + copy.tile, copy.mask);
+      }
+      from += int64_t{t_.rows} * Isa::kLanes;
+    }
+  }
+
+  const Job<Real>& job_;
+  const Tiling& t_;
+  const Workspace<Real>& work_;
+  int64_t load_count_ = 0, store_count_ = 0;
+};
+
+template <class Isa>
+void run_tile(const Job<typename Isa::Real>& job, int64_t tile, int64_t first, int64_t last,
+              const Workspace<typename Isa::Real>& workspace) {
+  if (job.tiling.strip == Isa::kLanes) {
+    TileRun<Isa, Isa::kLanes>(job, workspace).run(tile, first, last);
+  } else if (job.tiling.strip == Isa::kLanes / 2) {
+    TileRun<Isa, Isa::kLanes / 2>(job, workspace).run(tile, first, last);
+  } else {
+    TileRun<Isa, Isa::kLanes / 4 >= 4 ? Isa::kLanes / 4 : Isa::kLanes>(job, workspace).run(tile, first, last);
+  }
+}
+
+template <class Isa>
+Kernels<typename Isa::Real> make_kernels() {
+  return {Isa::kLanes, Isa::kMaxRows, run_tile<Isa>};
+}
+
+}  // namespace
+}  // namespace sparse
+}  // namespace yhw
+
+#endif  // YHW_SPARSE_KERNELS_IMPL_H_

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+// How the output of a convolution is cut into tiles for the sparse kernels, and where a tile's input lies.
+//
+// A tile is `rows` vectors of `lanes` outputs of one output channel. A vector is made of lanes / strip pieces, each a
+// run of `strip` neighbouring columns; the pieces of a tile are strips of `rows` map rows, taken from anywhere in the
+// batch. The input of a tile is copied channel by channel: one copy per kernel column, shifted by that column, so that
+// every tap (r, s) reads whole aligned vectors: vector t of the output needs vector tap_vector(r, s) + t of the
+// channel.
+#ifndef YHW_SPARSE_TILING_H_
+#define YHW_SPARSE_TILING_H_
+
+#include <cstdint>
+#include <vector>
+
+namespace yhw {
+namespace sparse {
+
+// x: [batch, in_channels, height, width] -> y: [batch, out_channels, out_height, out_width].
+struct ConvShape {
+  int64_t batch, in_channels, height, width, out_channels;
+  int64_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups;
+
+  int64_t out_height() const { return (height + 2 * pad_h - dilation_h * (kernel_h - 1) - 1) / stride_h + 1; }
+  int64_t out_width() const { return (width + 2 * pad_w - dilation_w * (kernel_w - 1) - 1) / stride_w + 1; }
+  int64_t kernel_size() const { return kernel_h * kernel_w; }
+  int64_t group_channels() const { return in_channels / groups; }
+};
+
+// An input row of a tile, counted from the row of its first output at tap 0, and its place among a copy's vectors.
+struct TileRow {
+  int64_t input_row;
+  int32_t slot;
+};
+
+struct Tiling {
+  ConvShape shape;  // `flat`: of the map as rows of `lanes` pixels, without kernel, stride and padding
+  bool flat;        // 1x1, stride 1, no padding: pixels are neighbours across the ends of rows
+  int64_t pixels;   // of one output channel; the last row of a flat map may be shorter
+  int32_t lanes, strip, rows;
+  int64_t strips_x, strips_y, strips, tiles;
+  std::vector<TileRow> input_rows;
+  std::vector<uint16_t> tap_vectors;  // [kernel_h * kernel_w]: first vector of the tap, in vectors of its channel
+  int32_t copy_vectors;               // of one shifted copy
+  int32_t channel_vectors;            // of all copies of a channel
+
+  // Where strip `index` begins: its image and the row and column of its first output.
+  struct Strip {
+    int64_t image, y, x;
+  };
+  Strip locate(int64_t index) const {
+    const int64_t per_image = strips_x * strips_y, in_image = index % per_image;
+    return {index / per_image, in_image / strips_x * rows, in_image % strips_x * strip};
+  }
+};
+
+// The tiling with the least work for vectors of `lanes` values, at most `max_rows` rows high. `chunk`: channels that
+// are in the tile buffer together.
+Tiling make_tiling(const ConvShape& shape, int32_t lanes, int32_t max_rows, int32_t chunk);
+
+}  // namespace sparse
+}  // namespace yhw
+
+#endif  // YHW_SPARSE_TILING_H_
