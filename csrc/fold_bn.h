@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The host side of fold_bn and fold_bn_fake_quant, the same for every device: check, make dense, allocate, choose the
-// type. A device is a struct with check_fracs(op, frac), forward<Real>(tasks, mode) and backward<Real>(tasks, mode), all
-// static; every task is one layer, as raw pointers.
+// type. A device is a struct with check_fracs(op, frac), forward<Real>(tasks, mode) and backward<Real>(tasks, mode),
+// all static; every task is one layer, as raw pointers.
 #ifndef YHW_FOLD_BN_H_
 #define YHW_FOLD_BN_H_
 
@@ -187,8 +187,8 @@ struct FoldCall {
     std::vector<FoldLayer> grads;
     for (size_t i = 0; i < layers.size(); ++i) {
       const FoldLayer& layer = layers[i];
-      check_fold_like(op, "grad_weight", grad_weights[i], layer.weight);
-      check_fold_vector(op, "grad_bias", grad_biases[i], layer.weight, channels(i));
+      check_like(op, "grad_weight", grad_weights[i], layer.weight, "weight");
+      check_norm_vector(op, "grad_bias", grad_biases[i], layer.weight, channels(i), "weight");
       dense_weights.push_back(dense(grad_weights[i], channels_last[i]));
       dense_biases.push_back(dense(grad_biases[i], false));
       using torch::stable::empty_like;
@@ -230,8 +230,8 @@ FoldCall fold_call(const char* op, const FoldMode& mode, const Tensors& weights,
                    const Tensors& gammas, const Tensors& betas, const Tensors& means, const Tensors& vars,
                    const Tensors& fracs, double eps, const std::vector<int64_t>& transposed_groups) {
   const size_t count = weights.size();
-  const size_t counts[] = {biases.size(), gammas.size(), betas.size(),           means.size(),
-                           vars.size(),   fracs.size(),  transposed_groups.size()};
+  const size_t counts[] = {biases.size(), gammas.size(),           betas.size(), means.size(), vars.size(),
+                           fracs.size(),  transposed_groups.size()};
   for (const size_t found : counts) {
     STD_TORCH_CHECK(found == count, op, ": all lists must have one entry per weight, ", count, ", got ", found);
   }
@@ -276,8 +276,8 @@ void fold_bn_fake_quant_out(const Tensors& weights, const Tensors& biases, const
                   ": there must be one output per weight, ", weights.size(), ", got ", out_weights.size(), " and ",
                   out_biases.size());
   for (size_t i = 0; i < weights.size(); ++i) {
-    check_fold_like(op, "out_weight", out_weights[i], weights[i]);
-    check_fold_vector(op, "out_bias", out_biases[i], weights[i], call.channels(i));
+    check_like(op, "out_weight", out_weights[i], weights[i], "weight");
+    check_norm_vector(op, "out_bias", out_biases[i], weights[i], call.channels(i), "weight");
     STD_TORCH_CHECK(out_biases[i].is_contiguous(), op, ": out_bias must be contiguous");
     STD_TORCH_CHECK(call.channels_last[i] ? is_channels_last(out_weights[i]) : out_weights[i].is_contiguous(), op,
                     ": out_weight must lie in memory as the dense weight does");

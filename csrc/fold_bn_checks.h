@@ -73,17 +73,19 @@ inline FoldLayout fold_layout(const char* op, const Tensor& weight, int64_t tran
   if (transposed_groups == 0) {
     return {1, 1, weight.size(0), weight.size(0) == 0 ? 0 : weight.numel() / weight.size(0)};
   }
-  STD_TORCH_CHECK(weight.size(0) % transposed_groups == 0, op, ": dimension 0 of a transposed weight must be a multiple",
-                  " of its ", transposed_groups, " groups, got ", weight.size(0));
+  STD_TORCH_CHECK(weight.size(0) % transposed_groups == 0, op,
+                  ": dimension 0 of a transposed weight must be a multiple", " of its ", transposed_groups,
+                  " groups, got ", weight.size(0));
   const int64_t outer = weight.size(0) * weight.size(1);
   return {transposed_groups, weight.size(0) / transposed_groups, weight.size(1),
           outer == 0 ? 0 : weight.numel() / outer};
 }
 
-inline void check_fold_vector(const char* op, const char* name, const Tensor& vector, const Tensor& weight,
-                              int64_t channels) {
-  STD_TORCH_CHECK(vector.scalar_type() == weight.scalar_type(), op, ": ", name, " must have the dtype of weight");
-  STD_TORCH_CHECK(vector.device() == weight.device(), op, ": ", name, " must be on the device of weight");
+// A vector of `channels` values that belongs to `owner`.
+inline void check_norm_vector(const char* op, const char* name, const Tensor& vector, const Tensor& owner,
+                              int64_t channels, const char* owner_name = "x") {
+  STD_TORCH_CHECK(vector.scalar_type() == owner.scalar_type(), op, ": ", name, " must have the dtype of ", owner_name);
+  STD_TORCH_CHECK(vector.device() == owner.device(), op, ": ", name, " must be on the device of ", owner_name);
   STD_TORCH_CHECK(vector.dim() == 1 && vector.size(0) == channels, op, ": ", name, " must have shape [", channels,
                   "], got ", vector.dim(), " dimensions and ", vector.numel(), " values");
 }
@@ -91,21 +93,20 @@ inline void check_fold_vector(const char* op, const char* name, const Tensor& ve
 // Checks one layer and returns its layout.
 inline FoldLayout check_fold_layer(const char* op, const FoldLayer& layer, double eps, int64_t transposed_groups) {
   const ScalarType dtype = layer.weight.scalar_type();
-  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double, op,
-                  ": weight must be float32 or float64");
+  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double, op, ": weight must be float32 or float64");
   const double rounded = dtype == ScalarType::Float ? static_cast<double>(static_cast<float>(eps)) : eps;
   STD_TORCH_CHECK(rounded > 0 && std::isfinite(rounded), op, ": eps must be positive and finite in the dtype of ",
                   "weight, got ", eps);
   const FoldLayout layout = fold_layout(op, layer.weight, transposed_groups);
   const int64_t channels = layout.groups * layout.channels;
-  check_fold_vector(op, "bias", layer.bias, layer.weight, layer.bias.numel() == 0 ? 0 : channels);
+  check_norm_vector(op, "bias", layer.bias, layer.weight, layer.bias.numel() == 0 ? 0 : channels, "weight");
   const bool has_norm =
       layer.gamma.numel() != 0 || layer.beta.numel() != 0 || layer.mean.numel() != 0 || layer.var.numel() != 0;
   const int64_t expected = has_norm ? channels : 0;
-  check_fold_vector(op, "gamma", layer.gamma, layer.weight, expected);
-  check_fold_vector(op, "beta", layer.beta, layer.weight, expected);
-  check_fold_vector(op, "mean", layer.mean, layer.weight, expected);
-  check_fold_vector(op, "var", layer.var, layer.weight, expected);
+  check_norm_vector(op, "gamma", layer.gamma, layer.weight, expected, "weight");
+  check_norm_vector(op, "beta", layer.beta, layer.weight, expected, "weight");
+  check_norm_vector(op, "mean", layer.mean, layer.weight, expected, "weight");
+  check_norm_vector(op, "var", layer.var, layer.weight, expected, "weight");
   return layout;
 }
 
@@ -117,14 +118,16 @@ inline void check_fold_frac(const char* op, const Tensor& frac, const Tensor& we
 }
 
 // A gradient or an output must look like the tensor it belongs to.
-inline void check_fold_like(const char* op, const char* name, const Tensor& found, const Tensor& expected) {
-  STD_TORCH_CHECK(found.scalar_type() == expected.scalar_type(), op, ": ", name, " must have the dtype of weight");
-  STD_TORCH_CHECK(found.device() == expected.device(), op, ": ", name, " must be on the device of weight");
+inline void check_like(const char* op, const char* name, const Tensor& found, const Tensor& expected,
+                       const char* expected_name) {
+  STD_TORCH_CHECK(found.scalar_type() == expected.scalar_type(), op, ": ", name, " must have the dtype of ",
+                  expected_name);
+  STD_TORCH_CHECK(found.device() == expected.device(), op, ": ", name, " must be on the device of ", expected_name);
   bool same = found.dim() == expected.dim();
   for (int64_t d = 0; same && d < found.dim(); ++d) {
     same = found.size(d) == expected.size(d);
   }
-  STD_TORCH_CHECK(same, op, ": ", name, " must have the shape of weight");
+  STD_TORCH_CHECK(same, op, ": ", name, " must have the shape of ", expected_name);
 }
 
 inline FoldMode fold_mode(const char* op, int64_t bits, bool is_signed, int64_t rounding, int64_t overflow) {

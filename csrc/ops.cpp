@@ -11,8 +11,9 @@ STABLE_TORCH_LIBRARY(yolo_hw, m) {
   m.def(
       "fake_quant_pow2_backward(Tensor grad, Tensor x, Tensor frac, int axis, int bits, bool signed, int rounding, "
       "int overflow) -> Tensor");
-  // weight: [K, ...], or [C, K / transposed_groups, ...] of a transposed convolution with transposed_groups > 0; bias: [K],
-  // or [0] for none; gamma, beta, mean, var: [K], or all [0] for a layer without batch norm. Returns weight, bias [K].
+  // weight: [K, ...], or [C, K / transposed_groups, ...] of a transposed convolution with transposed_groups > 0; bias:
+  // [K], or [0] for none; gamma, beta, mean, var: [K], or all [0] for a layer without batch norm. Returns weight, bias
+  // [K].
   m.def(
       "fold_bn(Tensor weight, Tensor bias, Tensor gamma, Tensor beta, Tensor mean, Tensor var, float eps, "
       "int transposed_groups) -> (Tensor, Tensor)");
@@ -36,4 +37,10 @@ STABLE_TORCH_LIBRARY(yolo_hw, m) {
       "Tensor[] gammas, Tensor[] betas, Tensor[] means, Tensor[] vars, Tensor[] fracs, float eps, "
       "int[] transposed_groups, int bits, bool signed, int rounding, int overflow) -> "
       "(Tensor[], Tensor[], Tensor[], Tensor[], Tensor[], Tensor[])");
+  // x: [N, C, ...]; weight, bias: [C]; eps: [1] or [C]. Returns y like x, mean and biased variance [C].
+  m.def("batch_norm(Tensor x, Tensor weight, Tensor bias, Tensor eps) -> (Tensor, Tensor, Tensor)");
+  // grad: like x; mean, var: of the forward. Returns the gradients to x, weight and bias.
+  m.def(
+      "batch_norm_backward(Tensor grad, Tensor x, Tensor weight, Tensor mean, Tensor var, Tensor eps) -> "
+      "(Tensor, Tensor, Tensor)");
 }
