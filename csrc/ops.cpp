@@ -43,4 +43,7 @@ STABLE_TORCH_LIBRARY(yolo_hw, m) {
   m.def(
       "batch_norm_backward(Tensor grad, Tensor x, Tensor weight, Tensor mean, Tensor var, Tensor eps) -> "
       "(Tensor, Tensor, Tensor)");
+  // The instruction set of the CPU kernels: baseline, avx2 or avx512; "best" chooses it again.
+  m.def("cpu_path() -> str");
+  m.def("set_cpu_path(str name) -> ()");
 }

@@ -8,6 +8,7 @@
 
 #include "../isa.h"
 #include "batch_norm_rows.h"
+#include "path.h"
 
 namespace yhw {
 namespace {
@@ -22,14 +23,10 @@ constexpr int64_t kChunkRows = 256;
 template <typename Real>
 NormRows<Real> norm_rows(bool channels_last) {
 #if defined(YHW_X86)
-  if (cpu_has_avx512()) {
-    return norm_rows_avx512<Real>(channels_last);
-  }
-  if (cpu_has_avx2()) {
-    return norm_rows_avx2<Real>(channels_last);
-  }
-#endif
+  return kernels_of_path(&norm_rows_baseline<Real>, &norm_rows_avx2<Real>, &norm_rows_avx512<Real>)(channels_last);
+#else
   return norm_rows_baseline<Real>(channels_last);
+#endif
 }
 
 // Sums of one channel: body(offset, rows, width, first, second) adds a part of it, `offset` elements into the tensor.

@@ -8,6 +8,7 @@
 
 #include "../isa.h"
 #include "fold_bn_rows.h"
+#include "path.h"
 
 namespace yhw {
 namespace {
@@ -18,14 +19,11 @@ constexpr int64_t kGrain = 1 << 15;
 template <typename Real>
 FoldRows<Real> fold_rows(const FoldMode& mode) {
 #if defined(YHW_X86)
-  if (cpu_has_avx512()) {
-    return fold_rows_avx512<Real>(mode.quantise, mode.rounding, mode.overflow);
-  }
-  if (cpu_has_avx2()) {
-    return fold_rows_avx2<Real>(mode.quantise, mode.rounding, mode.overflow);
-  }
-#endif
+  return kernels_of_path(&fold_rows_baseline<Real>, &fold_rows_avx2<Real>, &fold_rows_avx512<Real>)(
+      mode.quantise, mode.rounding, mode.overflow);
+#else
   return fold_rows_baseline<Real>(mode.quantise, mode.rounding, mode.overflow);
+#endif
 }
 
 // A channel's weights: runs of `inner` elements, `stride` apart, the first at `begin`.

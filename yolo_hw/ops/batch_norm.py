@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batch normalisation with batch statistics and one epsilon per channel; the kernels are ``csrc/{cpu,cuda}/batch_norm``."""
+"""Batch normalisation with batch statistics, an epsilon per channel; the kernels are ``csrc/{cpu,cuda}/batch_norm``."""
 
 from __future__ import annotations
 

@@ -114,10 +114,10 @@ def fold_bn_fake_quant_layers(
 
     .. math:: w_q = 2^{-n} \mathrm{overflow}(\mathrm{round}(w f \, 2^n)), \quad \hat b = \beta + (b - \mu) f
 
-    with the factor f of `fold_bn` and fraction bits n. The gradient of the rounding is straight-through: it passes where
-    the overflow leaves the rounded value unchanged, and everywhere with ``Overflow.WRAP``; where it passes is computed
-    again from w, f and n in the backward. The gradients to `norm` are sums over a channel in an order that does not
-    depend on threads or processor.
+    with the factor f of `fold_bn` and fraction bits n. The gradient of the rounding is straight-through: it passes
+    where the overflow leaves the rounded value unchanged, and everywhere with ``Overflow.WRAP``; where it passes is
+    computed again from w, f and n in the backward. The gradients to `norm` are sums over a channel, in the weight's
+    order in memory, split into 64 partial sums whatever the threads and the processor.
 
     Args:
         layers: The layers; all weights have one dtype, float32 or float64, and one device.
@@ -133,28 +133,24 @@ def fold_bn_fake_quant_layers(
     Raises:
         RuntimeError: A shape, dtype or device does not fit, or `out` was given where a gradient is wanted.
     """
+    if not layers:  # no tensor that says which device to ask
+        return ([], []) if out is None else out
     nothing = [layer.weight.new_empty(0) for layer in layers]
     norms = [layer.norm or BatchNorm(none, none, none, none) for layer, none in zip(layers, nothing, strict=True)]
+    vectors = [list(column) for column in zip(*norms, strict=True)]
     fracs = [
         torch.full((1,), fmt.frac, dtype=torch.int32, device=layer.weight.device) if layer.frac is None else layer.frac
         for layer in layers
     ]
-    arguments = (
-        [layer.weight for layer in layers],
-        [none if layer.bias is None else layer.bias for layer, none in zip(layers, nothing, strict=True)],
-        *([norm[i] for norm in norms] for i in range(len(BatchNorm._fields))),
-        fracs,
-        eps,
-        [layer.transposed_groups for layer in layers],
-        fmt.bits,
-        fmt.signed,
-        rounding.number,
-        overflow.number,
-    )
+    weights_in = [layer.weight for layer in layers]
+    biases_in = [none if layer.bias is None else layer.bias for layer, none in zip(layers, nothing, strict=True)]
+    groups = [layer.transposed_groups for layer in layers]
+    codes = (fmt.bits, fmt.signed, rounding.number, overflow.number)
+    arguments = (weights_in, biases_in, *vectors, fracs, eps, groups, *codes)
     if out is None:
         weights, biases = torch.ops.yolo_hw.fold_bn_fake_quant(*arguments)
         return weights, biases
-    if torch.is_grad_enabled() and any(x.requires_grad for tensors in arguments[:6] for x in tensors):
+    if torch.is_grad_enabled() and any(x.requires_grad for column in (weights_in, biases_in, *vectors) for x in column):
         raise RuntimeError("fold_bn_fake_quant: out= records no gradient; use torch.no_grad() or leave out= away")
     torch.ops.yolo_hw.fold_bn_fake_quant_out(*arguments, *out)
     return out

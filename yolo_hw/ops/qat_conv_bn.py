@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,9 +14,8 @@ from yolo_hw.ops.batch_norm import batch_norm
 from yolo_hw.ops.fold_bn import EPS, BatchNorm, FoldLayer, fold_bn_fake_quant
 
 
-@dataclass(frozen=True)
-class ConvGeometry:
-    """Arguments of ``torch.nn.functional.conv2d``."""
+class ConvGeometry(NamedTuple):
+    """Arguments of ``torch.nn.functional.conv2d``, in its order."""
 
     stride: int | tuple[int, int] = 1
     padding: int | tuple[int, int] = 0
@@ -24,9 +23,8 @@ class ConvGeometry:
     groups: int = 1
 
 
-@dataclass(frozen=True)
-class WeightFormat:
-    """How folded weights are quantised: the arguments of `fold_bn_fake_quant`."""
+class WeightFormat(NamedTuple):
+    """How folded weights are quantised: arguments of `fold_bn_fake_quant`, in its order."""
 
     fmt: FixedPoint
     rounding: Rounding = Rounding.HALF_UP
@@ -51,10 +49,10 @@ def qat_conv_bn(
         c = \gamma / \sqrt{\sigma_r^2 + \epsilon}, \quad y = x * Q(w c), \quad
         \mathrm{out} = |\gamma| \frac{y - \mu_y}{\sqrt{\sigma_y^2 + \epsilon c^2}} + \beta
 
-    This equals batch norm with epsilon of :math:`z = y / c`, that is of the convolution with :math:`Q(w c) / c`, without
-    the pass over the feature map that a division by c or a second convolution for the statistics would take. c is a
-    constant of the gradient: the result depends on it only by the rounding. Running statistics are those of z and are
-    updated in place; a channel whose c is zero keeps them.
+    This equals batch norm with epsilon of :math:`z = y / c`, that is of the convolution with :math:`Q(w c) / c`,
+    without the pass over the feature map that a division by c or a second convolution for the statistics would take.
+    c is a constant of the gradient: the result depends on it only by the rounding. Running statistics are those of z
+    and are updated in place; a channel whose c is zero keeps them.
 
     Without training the running statistics are used: :math:`\mathrm{out} = x * Q(w c) + \beta - \mu_r c`, and every
     parameter has its gradient.
@@ -81,15 +79,13 @@ def qat_conv_bn(
     """
     if layer.norm is None or layer.bias is not None or layer.transposed_groups:
         raise ValueError("qat_conv_bn: layer must have a batch norm, no bias and not be transposed")
-    how = (quantiser.fmt, quantiser.rounding, quantiser.overflow)
-    place = (geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
     if not training:
-        weight, bias = fold_bn_fake_quant(layer, *how, eps=eps)
-        return functional.conv2d(x, weight, bias, *place)
+        weight, bias = fold_bn_fake_quant(layer, *quantiser, eps=eps)
+        return functional.conv2d(x, weight, bias, *geometry)
     # Copies, as the running statistics change before the backward comes.
     constant = BatchNorm(*(vector.detach().clone() for vector in layer.norm))
-    weight, _ = fold_bn_fake_quant(layer._replace(norm=constant), *how, eps=eps)
-    y = functional.conv2d(x, weight, None, *place)
+    weight, _ = fold_bn_fake_quant(layer._replace(norm=constant), *quantiser, eps=eps)
+    y = functional.conv2d(x, weight, None, *geometry)
     factor = constant.gamma / torch.sqrt(constant.var.clamp(min=0) + eps)
     out, mean, var = batch_norm(y, layer.norm.gamma.abs(), layer.norm.beta, eps * factor.square())
     _update_running(layer.norm, (mean, var), factor, y.numel() // y.shape[1], momentum)

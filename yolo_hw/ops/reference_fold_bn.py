@@ -82,7 +82,8 @@ def fold_bn_fake_quant_backward(
 def lane_sum(x: Tensor) -> Tensor:
     """Sums over dimension 1, [K, n] to [K]: element i to lane i % 64 in order, then the lanes by halves."""
     lanes = x.new_zeros(x.shape[0], LANES)
-    for part in x.split(LANES, 1):
+    for first in range(0, x.shape[1], LANES):
+        part = x[:, first : first + LANES]
         lanes[:, : part.shape[1]] += part
     while lanes.shape[1] > 1:
         lanes = lanes[:, : lanes.shape[1] // 2] + lanes[:, lanes.shape[1] // 2 :]
@@ -98,7 +99,7 @@ def _channels_first(weight: Tensor, transposed_groups: int) -> Tensor:
     """[K, ...] as it is; [C, K / groups, ...] to [K, C / groups, ...]."""
     if not transposed_groups:
         return weight
-    split = weight.unflatten(0, (transposed_groups, -1))
+    split = weight.reshape(transposed_groups, weight.shape[0] // transposed_groups, *weight.shape[1:])
     return split.transpose(1, 2).flatten(0, 1)
 
 
@@ -106,5 +107,5 @@ def _as_weight(channels_first: Tensor, weight: Tensor, transposed_groups: int) -
     """The inverse of `_channels_first`."""
     if not transposed_groups:
         return channels_first
-    split = channels_first.unflatten(0, (transposed_groups, -1))
+    split = channels_first.reshape(transposed_groups, weight.shape[1], *channels_first.shape[1:])
     return split.transpose(1, 2).reshape(weight.shape)
