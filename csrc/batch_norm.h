@@ -23,6 +23,12 @@ struct NormLayout {
   int64_t values() const { return batch * inner; }  // per channel
 };
 
+// Partial sums of a channel that has its values in runs: value i of an image goes to sum i % kNormLanes, these are
+// added by halves.
+constexpr int kNormLanes = 256;
+// Channels-last: rows of one partial sum; these are added in order.
+constexpr int64_t kNormChunkRows = 256;
+
 template <typename Real>
 struct NormTask {
   NormLayout layout;
@@ -46,23 +52,32 @@ YHW_HD double channel_eps(const NormTask<Real>& task, int64_t channel) {
   return static_cast<double>(task.eps[task.eps_per_channel ? channel : 0]);
 }
 
-// Writes a channel's statistics and returns how to normalise it.
+// Returns how to normalise a channel and, if `write`, writes its statistics; the first value of a channel is the shift.
 template <typename Real>
-YHW_HD NormForward<Real> finish_forward(const NormTask<Real>& task, int64_t channel, const NormSums& sums, double shift,
-                                        double n) {
+YHW_HD NormForward<Real> finish_forward(const NormTask<Real>& task, int64_t channel, const NormSums& sums,
+                                        bool write = true) {
+  const NormLayout& layout = task.layout;
+  const double shift = static_cast<double>(task.x[layout.channels_last ? channel : channel * layout.inner]);
+  const double n = static_cast<double>(layout.batch * layout.inner);
   const double mean = norm_mean(sums, shift, n), var = norm_var(sums, n);
-  task.mean[channel] = static_cast<Real>(mean);
-  task.var[channel] = static_cast<Real>(var);
+  if (write) {
+    task.mean[channel] = static_cast<Real>(mean);
+    task.var[channel] = static_cast<Real>(var);
+  }
   return norm_forward<Real>(mean, var, static_cast<double>(task.weight[channel]),
                             static_cast<double>(task.bias[channel]), channel_eps(task, channel));
 }
 
-// Writes a channel's gradients and returns how to get those of its values.
+// Returns how to get the gradients of a channel's values and, if `write`, writes those of its parameters.
 template <typename Real>
-YHW_HD NormBackward<Real> finish_backward(const NormTask<Real>& task, int64_t channel, const NormSums& sums, double n) {
+YHW_HD NormBackward<Real> finish_backward(const NormTask<Real>& task, int64_t channel, const NormSums& sums,
+                                          bool write = true) {
   const double var = static_cast<double>(task.var[channel]), eps = channel_eps(task, channel);
-  task.grad_weight[channel] = static_cast<Real>(sums.second * norm_inverse_std(var, eps));
-  task.grad_bias[channel] = static_cast<Real>(sums.first);
+  const double n = static_cast<double>(task.layout.batch * task.layout.inner);
+  if (write) {
+    task.grad_weight[channel] = static_cast<Real>(sums.second * norm_inverse_std(var, eps));
+    task.grad_bias[channel] = static_cast<Real>(sums.first);
+  }
   return norm_backward<Real>(sums, static_cast<double>(task.mean[channel]), var,
                              static_cast<double>(task.weight[channel]), eps, n);
 }

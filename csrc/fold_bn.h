@@ -42,6 +42,19 @@ struct FoldTask {
   FoldVectors<Real*> grads;
 };
 
+// Where the weights of a channel lie: element i of it at begin + (i / inner) * stride + i % inner.
+struct ChannelRuns {
+  int64_t begin;
+  int64_t stride;
+  int64_t runs;
+  int64_t inner;
+};
+
+YHW_HD ChannelRuns channel_runs(const FoldLayout& layout, int64_t channel) {
+  const int64_t group = channel / layout.channels, row = layout.channels * layout.inner;
+  return {group * layout.rows * row + channel % layout.channels * layout.inner, row, layout.rows, layout.inner};
+}
+
 template <typename Real>
 YHW_HD ChannelStats<Real> channel_stats(const FoldVectors<const Real*>& vectors, int64_t channel) {
   return {vectors.bias == nullptr ? Real(0) : vectors.bias[channel], vectors.gamma[channel], vectors.beta[channel],
@@ -80,6 +93,27 @@ YHW_HD void write_channel_grads(const FoldTask<Real>& task, int64_t channel, Rea
   task.grads.beta[channel] = grads.beta;
   task.grads.mean[channel] = grads.mean;
   task.grads.var[channel] = grads.var;
+}
+
+// The format of a channel; `shared` has what all channels of the call have in common.
+template <typename Real>
+YHW_HD FoldFormat<Real> channel_format(const FoldTask<Real>& task, const FoldFormat<Real>& shared, int64_t channel) {
+  if (task.frac == nullptr) {
+    return shared;
+  }
+  const int frac = task.frac[task.frac_per_channel ? channel : 0];
+  return {power_of_two<Real>(frac), power_of_two<Real>(-frac), shared.range, shared.pass};
+}
+
+template <typename Real>
+FoldFormat<Real> shared_format(const FoldMode& mode) {
+  FoldFormat<Real> format{Real(1), Real(1), mode.range, {}};
+  if (mode.quantise) {
+    with_modes(mode.rounding, mode.overflow, [&](auto rounding, auto overflow) {
+      format.pass = pass_range<decltype(rounding)::value, decltype(overflow)::value, Real>(mode.range);
+    });
+  }
+  return format;
 }
 
 template <typename Real>

@@ -15,11 +15,6 @@ namespace {
 
 // Elements per task: large enough to be worth a thread.
 constexpr int64_t kGrain = 1 << 15;
-// Partial sums of a channel: value i of an image goes to sum i % kLanes, these are added by tree_sum.
-constexpr int64_t kLanes = 256;
-// Channels-last: rows of one partial sum; these are added in order.
-constexpr int64_t kChunkRows = 256;
-
 template <typename Real>
 NormRows<Real> norm_rows(bool channels_last) {
 #if defined(YHW_X86)
@@ -32,27 +27,27 @@ NormRows<Real> norm_rows(bool channels_last) {
 // Sums of one channel: body(offset, rows, width, first, second) adds a part of it, `offset` elements into the tensor.
 template <typename Body>
 NormSums channel_sums(const NormLayout& layout, int64_t channel, const Body& body) {
-  std::array<double, kLanes> first{}, second{};
+  std::array<double, kNormLanes> first{}, second{};
   for (int64_t image = 0; image < layout.batch; ++image) {
     const int64_t begin = (image * layout.channels + channel) * layout.inner;
-    const int64_t rows = layout.inner / kLanes, rest = layout.inner % kLanes;
-    body(begin, rows, kLanes, first.data(), second.data());
-    body(begin + rows * kLanes, int64_t{1}, rest, first.data(), second.data());
+    const int64_t rows = layout.inner / kNormLanes, rest = layout.inner % kNormLanes;
+    body(begin, rows, kNormLanes, first.data(), second.data());
+    body(begin + rows * kNormLanes, int64_t{1}, rest, first.data(), second.data());
   }
-  return {tree_sum<kLanes>(first.data()), tree_sum<kLanes>(second.data())};
+  return {tree_sum<kNormLanes>(first.data()), tree_sum<kNormLanes>(second.data())};
 }
 
 // Sums of all channels of a channels-last tensor: body as above with width = channels.
 template <typename Body>
 std::vector<NormSums> all_channel_sums(const NormLayout& layout, const Body& body) {
-  const int64_t width = layout.channels, chunks = (layout.values() + kChunkRows - 1) / kChunkRows;
+  const int64_t width = layout.channels, chunks = (layout.values() + kNormChunkRows - 1) / kNormChunkRows;
   std::vector<double> partial(static_cast<size_t>(chunks * 2 * width));
   torch::stable::parallel_for(
-      0, chunks, std::max<int64_t>(1, kGrain / (kChunkRows * width)), [&](int64_t begin, int64_t end) {
+      0, chunks, std::max<int64_t>(1, kGrain / (kNormChunkRows * width)), [&](int64_t begin, int64_t end) {
         for (int64_t chunk = begin; chunk < end; ++chunk) {
-          const int64_t row = chunk * kChunkRows;
+          const int64_t row = chunk * kNormChunkRows;
           double* first = partial.data() + chunk * 2 * width;
-          body(row * width, std::min(kChunkRows, layout.values() - row), width, first, first + width);
+          body(row * width, std::min(kNormChunkRows, layout.values() - row), width, first, first + width);
         }
       });
   std::vector<NormSums> sums(static_cast<size_t>(width));
@@ -96,7 +91,6 @@ void for_each_image(const NormLayout& layout, int64_t channel, const Body& body)
 template <typename Real>
 void forward_channels_last(const NormTask<Real>& task, const NormRows<Real>& rows) {
   const NormLayout& layout = task.layout;
-  const double n = static_cast<double>(layout.values());
   const std::vector<NormSums> sums =
       all_channel_sums(layout, [&](int64_t at, int64_t count, int64_t width, double* first, double* second) {
         rows.sums(task.x + at, count, width, task.x, first, second);  // the first row is the shift
@@ -104,8 +98,7 @@ void forward_channels_last(const NormTask<Real>& task, const NormRows<Real>& row
   const auto channels = static_cast<size_t>(layout.channels);
   std::vector<Real> mean(channels), scale(channels), offset(channels);
   for (size_t c = 0; c < channels; ++c) {
-    const NormForward<Real> by =
-        finish_forward(task, static_cast<int64_t>(c), sums[c], static_cast<double>(task.x[c]), n);
+    const NormForward<Real> by = finish_forward(task, static_cast<int64_t>(c), sums[c]);
     mean[c] = by.mean, scale[c] = by.scale, offset[c] = by.offset;
   }
   const NormForwardRows<Real> by{mean.data(), scale.data(), offset.data()};
@@ -117,14 +110,13 @@ void forward_channels_last(const NormTask<Real>& task, const NormRows<Real>& row
 template <typename Real>
 void forward_channels(const NormTask<Real>& task, const NormRows<Real>& rows) {
   const NormLayout& layout = task.layout;
-  const double n = static_cast<double>(layout.values());
   for_each_channel(layout, [&](int64_t channel) {
     const Real* shift = task.x + channel * layout.inner;
     const NormSums sums =
         channel_sums(layout, channel, [&](int64_t at, int64_t count, int64_t width, double* first, double* second) {
           rows.sums(task.x + at, count, width, shift, first, second);
         });
-    const NormForward<Real> by = finish_forward(task, channel, sums, static_cast<double>(*shift), n);
+    const NormForward<Real> by = finish_forward(task, channel, sums);
     for_each_image(layout, channel, [&](int64_t at) {
       rows.normalise(task.x + at, 1, layout.inner, {&by.mean, &by.scale, &by.offset}, task.result + at);
     });
@@ -134,7 +126,6 @@ void forward_channels(const NormTask<Real>& task, const NormRows<Real>& rows) {
 template <typename Real>
 void backward_channels_last(const NormTask<Real>& task, const NormRows<Real>& rows) {
   const NormLayout& layout = task.layout;
-  const double n = static_cast<double>(layout.values());
   const std::vector<NormSums> sums =
       all_channel_sums(layout, [&](int64_t at, int64_t count, int64_t width, double* first, double* second) {
         rows.grad_sums(task.grad + at, task.x + at, count, width, task.mean, first, second);
@@ -142,7 +133,7 @@ void backward_channels_last(const NormTask<Real>& task, const NormRows<Real>& ro
   const auto channels = static_cast<size_t>(layout.channels);
   std::vector<Real> scale(channels), slope(channels), offset(channels);
   for (size_t c = 0; c < channels; ++c) {
-    const NormBackward<Real> by = finish_backward(task, static_cast<int64_t>(c), sums[c], n);
+    const NormBackward<Real> by = finish_backward(task, static_cast<int64_t>(c), sums[c]);
     scale[c] = by.scale, slope[c] = by.slope, offset[c] = by.offset;
   }
   const NormBackwardRows<Real> by{task.mean, scale.data(), slope.data(), offset.data()};
@@ -154,14 +145,13 @@ void backward_channels_last(const NormTask<Real>& task, const NormRows<Real>& ro
 template <typename Real>
 void backward_channels(const NormTask<Real>& task, const NormRows<Real>& rows) {
   const NormLayout& layout = task.layout;
-  const double n = static_cast<double>(layout.values());
   for_each_channel(layout, [&](int64_t channel) {
     const Real* mean = task.mean + channel;
     const NormSums sums =
         channel_sums(layout, channel, [&](int64_t at, int64_t count, int64_t width, double* first, double* second) {
           rows.grad_sums(task.grad + at, task.x + at, count, width, mean, first, second);
         });
-    const NormBackward<Real> by = finish_backward(task, channel, sums, n);
+    const NormBackward<Real> by = finish_backward(task, channel, sums);
     for_each_image(layout, channel, [&](int64_t at) {
       rows.grad(task.grad + at, task.x + at, 1, layout.inner, {&by.mean, &by.scale, &by.slope, &by.offset},
                 task.result + at);

@@ -4,7 +4,6 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
-#include <cstring>
 
 #include "../isa.h"
 #include "fold_bn_rows.h"
@@ -26,37 +25,21 @@ FoldRows<Real> fold_rows(const FoldMode& mode) {
 #endif
 }
 
-// A channel's weights: runs of `inner` elements, `stride` apart, the first at `begin`.
-struct ChannelRuns {
-  int64_t begin;
-  int64_t runs;
-  int64_t stride;
-  int64_t inner;
-
-  ChannelRuns(const FoldLayout& layout, int64_t channel)
-      : begin(((channel / layout.channels) * layout.rows * layout.channels + channel % layout.channels) * layout.inner),
-        runs(layout.rows),
-        stride(layout.channels * layout.inner),
-        inner(layout.inner) {}
-
-  int64_t count() const { return runs * inner; }
-
-  // Copies the runs at `from` into `scratch`.
-  template <typename Real>
-  void gather(const Real* from, std::vector<Real>& scratch) const {
-    scratch.resize(static_cast<size_t>(count()));
-    for (int64_t r = 0; r < runs; ++r) {
-      std::copy_n(from + begin + r * stride, inner, scratch.data() + r * inner);
-    }
+// Copies the weights of a channel at `from` into `scratch`.
+template <typename Real>
+void gather(const ChannelRuns& channel, const Real* from, std::vector<Real>& scratch) {
+  scratch.resize(static_cast<size_t>(channel.runs * channel.inner));
+  for (int64_t r = 0; r < channel.runs; ++r) {
+    std::copy_n(from + channel.begin + r * channel.stride, channel.inner, scratch.data() + r * channel.inner);
   }
+}
 
-  template <typename Real>
-  void scatter(const std::vector<Real>& scratch, Real* to) const {
-    for (int64_t r = 0; r < runs; ++r) {
-      std::copy_n(scratch.data() + r * inner, inner, to + begin + r * stride);
-    }
+template <typename Real>
+void scatter(const ChannelRuns& channel, const std::vector<Real>& scratch, Real* to) {
+  for (int64_t r = 0; r < channel.runs; ++r) {
+    std::copy_n(scratch.data() + r * channel.inner, channel.inner, to + channel.begin + r * channel.stride);
   }
-};
+}
 
 // Calls body(task, channel) for every channel of every layer, on all threads. A channel belongs to the thread whose
 // share of all weights its first one lies in, so layers of any size are shared evenly.
@@ -82,28 +65,6 @@ void for_each_channel(const std::vector<FoldTask<Real>>& tasks, const Body& body
   });
 }
 
-// The format of a channel.
-template <typename Real>
-FoldFormat<Real> channel_format(const FoldTask<Real>& task, const FoldFormat<Real>& shared, int64_t channel) {
-  if (task.frac == nullptr) {
-    return shared;
-  }
-  const int frac = task.frac[task.frac_per_channel ? channel : 0];
-  return {power_of_two<Real>(frac), power_of_two<Real>(-frac), shared.range, shared.pass};
-}
-
-// What all channels of a call share.
-template <typename Real>
-FoldFormat<Real> shared_format(const FoldMode& mode) {
-  FoldFormat<Real> format{Real(1), Real(1), mode.range, {}};
-  if (mode.quantise) {
-    with_modes(mode.rounding, mode.overflow, [&](auto rounding, auto overflow) {
-      format.pass = pass_range<rounding(), overflow(), Real>(mode.range);
-    });
-  }
-  return format;
-}
-
 struct Cpu {
   static void check_fracs(const char* op, const Tensor& frac) {
     const auto* values = static_cast<const int32_t*>(frac.const_data_ptr());
@@ -118,7 +79,7 @@ struct Cpu {
     const FoldRows<Real> rows = fold_rows<Real>(mode);
     const FoldFormat<Real> shared = shared_format<Real>(mode);
     for_each_channel(tasks, [&](const FoldTask<Real>& task, int64_t channel) {
-      const ChannelRuns runs(task.layout, channel);
+      const ChannelRuns runs = channel_runs(task.layout, channel);
       const FoldFormat<Real> format = channel_format(task, shared, channel);
       const Real factor = channel_factor(task, channel);
       task.out_bias[channel] = channel_bias(task, channel, factor);
@@ -134,7 +95,7 @@ struct Cpu {
     const FoldRows<Real> rows = fold_rows<Real>(mode);
     const FoldFormat<Real> shared = shared_format<Real>(mode);
     for_each_channel(tasks, [&](const FoldTask<Real>& task, int64_t channel) {
-      const ChannelRuns runs(task.layout, channel);
+      const ChannelRuns runs = channel_runs(task.layout, channel);
       const FoldFormat<Real> format = channel_format(task, shared, channel);
       const Real factor = channel_factor(task, channel);
       Real sum = 0;
@@ -143,11 +104,11 @@ struct Cpu {
                             task.grad_weight + runs.begin);
       } else {  // the lanes count through all runs
         thread_local std::vector<Real> grad, weight, result;
-        runs.gather(task.grad_out_weight, grad);
-        runs.gather(task.weight, weight);
+        gather(runs, task.grad_out_weight, grad);
+        gather(runs, task.weight, weight);
         result.resize(grad.size());
-        sum = rows.backward(grad.data(), weight.data(), runs.count(), factor, format, result.data());
-        runs.scatter(result, task.grad_weight);
+        sum = rows.backward(grad.data(), weight.data(), runs.runs * runs.inner, factor, format, result.data());
+        scatter(runs, result, task.grad_weight);
       }
       write_channel_grads(task, channel, sum);
     });

@@ -98,7 +98,7 @@ def test_constant_channels_and_far_means_have_defined_results(device: str, dtype
 def test_gradient() -> None:
     eps = torch.tensor([1e-5, 0.3, 2.0], dtype=torch.float64)
     for channels_last in (False, True):
-        leaves = [x.requires_grad_() for x in make_input((2, 3, 4, 3), torch.float64, channels_last=channels_last)]
+        leaves = [x.requires_grad_() for x in make_input((2, 3, 2, 2), torch.float64, channels_last=channels_last)]
         assert torch.autograd.gradcheck(lambda *a: batch_norm(*a, eps)[0], leaves)
     y, _, _ = batch_norm(*leaves, eps)
     (grad,) = torch.autograd.grad(y.square().sum(), leaves[:1], create_graph=True)

@@ -80,10 +80,12 @@ def test_layers_in_one_call_equal_single_calls(device: str) -> None:
     assert head.bias is not None
     assert torch.equal(biases[1], head.bias)
     assert torch.equal(biases[3], torch.zeros_like(biases[3]))
-    out = ([torch.full_like(w, math.nan) for w in weights], [torch.full_like(b, math.nan) for b in biases])
-    assert fold_bn_fake_quant_layers(layers, fmt, out=out) is out
-    for a, b in zip(out[0] + out[1], weights + biases, strict=True):
-        assert_same_bits((a,), (b.cpu(),))
+    for rounding, overflow in MODES:
+        out = ([torch.full_like(w, math.nan) for w in weights], [torch.full_like(b, math.nan) for b in biases])
+        assert fold_bn_fake_quant_layers(layers, fmt, rounding, overflow, out=out) is out
+        fresh = fold_bn_fake_quant_layers(layers, fmt, rounding, overflow)
+        for a, b in zip(out[0] + out[1], fresh[0] + fresh[1], strict=True):
+            assert_same_bits((a,), (b.cpu(),))
     assert fold_bn_fake_quant_layers([], fmt) == ([], [])
 
 
@@ -138,7 +140,7 @@ def test_empty_weights(device: str) -> None:
 def test_threads_and_instruction_sets_do_not_change_a_bit(dtype: torch.dtype) -> None:
     layers = [make_layer(kind, dtype, seed=i) for i, kind in enumerate(KINDS)]
     generator = torch.Generator().manual_seed(3)
-    layers.append(layers[1]._replace(weight=torch.randn(3, 70001, generator=generator, dtype=dtype)))
+    layers.append(layers[1]._replace(weight=torch.randn(3, 17001, generator=generator, dtype=dtype)))
     for fmt, (rounding, overflow) in itertools.product((FixedPoint(5, 0), FixedPoint(7, 0, signed=False)), MODES):
 
         def run(fmt: FixedPoint = fmt, rounding: Any = rounding, overflow: Any = overflow) -> list[Tensor]:

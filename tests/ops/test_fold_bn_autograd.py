@@ -53,22 +53,21 @@ def test_fused_gradient_equals_reference(device: str, dtype: torch.dtype, kind: 
 @pytest.mark.parametrize("bias", [True, False])
 def test_gradients_of_both_orders(kind: str, bias: bool) -> None:
     layer = make_layer(kind, torch.float64, bias=bias)
-    if layer.weight.numel() > 300:  # finite differences of every element are slow; the order of sums is tested above
-        layer = layer._replace(weight=layer.weight[:, :4])
 
     def fold(*leaves: Tensor) -> tuple[Tensor, Tensor]:
         one = layer_of(list(leaves), layer)
         assert one.norm is not None
         return fold_bn(one.weight, one.norm, one.bias, transposed_groups=one.transposed_groups)
 
-    assert torch.autograd.gradcheck(fold, leaves_of(layer))
-    assert torch.autograd.gradgradcheck(fold, leaves_of(layer))
+    assert torch.autograd.gradcheck(fold, leaves_of(layer), fast_mode=True)
+    assert torch.autograd.gradgradcheck(fold, leaves_of(layer), fast_mode=True)
 
 
 def test_gradients_of_a_clamped_variance() -> None:
     layer = make_layer("conv", torch.float64)
     assert layer.norm is not None
-    layer = layer._replace(norm=layer.norm._replace(var=-layer.norm.var))
+    var = layer.norm.var * torch.tensor([1.0, -1.0, -1.0, 1.0])
+    layer = layer._replace(weight=layer.weight[..., 0, 0], norm=layer.norm._replace(var=var))
 
     def fold(*leaves: Tensor) -> tuple[Tensor, Tensor]:
         return fold_bn(leaves[0], BatchNorm(*leaves[1:5]), leaves[5], eps=0.5)
@@ -78,7 +77,8 @@ def test_gradients_of_a_clamped_variance() -> None:
     assert torch.autograd.gradgradcheck(fold, leaves)
     sum(x.sum() for x in fold(*leaves)).backward()  # type: ignore[union-attr]
     assert leaves[4].grad is not None
-    assert not leaves[4].grad.any()
+    assert leaves[4].grad[[0, 3]].all()
+    assert not leaves[4].grad[1:3].any()
 
 
 @pytest.mark.parametrize("device", DEVICES)
