@@ -168,6 +168,7 @@ def cuda_flags() -> list[str]:
     codes.append(f"-gencode arch=compute_{architectures[-1]},code=compute_{architectures[-1]}")
     host = ["-Xcompiler", "-fPIC,-fvisibility=hidden"]
     optimise = ["-O0", "-g"] if DEBUG else ["-O3"]
+    optimise.append("-fmad=false")  # the bits of the CPU
     return ["-std=c++20", *optimise, *host, *codes, TORCH_TARGET, *system_includes([find_torch() / "include"])]
 
 
