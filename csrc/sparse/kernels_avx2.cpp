@@ -19,6 +19,13 @@ struct AvxIsa {
 
   static YHW_INLINE Vector load(const float* p) { return _mm256_load_ps(p); }
   static YHW_INLINE void store(float* p, Vector v) { _mm256_store_ps(p, v); }
+  static YHW_INLINE void store_lanes(float* p, Vector v, uint32_t mask) {
+    if (mask == 0xff) {  // masked stores are slow on some processors
+      _mm256_storeu_ps(p, v);
+    } else {
+      _mm256_maskstore_ps(p, wide(mask), v);
+    }
+  }
   static YHW_INLINE Vector broadcast(float v) { return _mm256_set1_ps(v); }
   static YHW_INLINE Vector fma(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
   static YHW_INLINE Vector maximum(Vector a, Vector b) { return _mm256_max_ps(a, b); }

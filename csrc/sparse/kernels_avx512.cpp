@@ -20,6 +20,9 @@ struct AvxIsa {
 
   static YHW_INLINE Vector load(const float* p) { return _mm512_load_ps(p); }
   static YHW_INLINE void store(float* p, Vector v) { _mm512_store_ps(p, v); }
+  static YHW_INLINE void store_lanes(float* p, Vector v, uint32_t mask) {
+    _mm512_mask_storeu_ps(p, static_cast<__mmask16>(mask), v);
+  }
   static YHW_INLINE Vector broadcast(float v) { return _mm512_set1_ps(v); }
   static YHW_INLINE Vector fma(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
   // With a mask of all lanes: GCC 12 warns of an uninitialised value in its own _mm512_max_ps.

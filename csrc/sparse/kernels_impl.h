@@ -3,8 +3,9 @@
 // Isa; everything here is in the unnamed namespace, so no code of one instruction set is linked into another.
 //
 // Isa: Real, Vector, kLanes, kMaxRows (of a tile), max_rows(M) (vectors of M output channels that fit the registers),
-// load, store, broadcast, fma(a, b, c) = a * b + c rounded once, maximum, minimum (the second operand where one is
-// NaN), leaky, copy_in<Strip>(to, from, mask, stride), copy_out<Strip>(to, from, mask), prefetch.
+// load, store, store_lanes (those of a mask, unaligned), broadcast, fma(a, b, c) = a * b + c rounded once, maximum,
+// minimum (the second operand where one is NaN), leaky, copy_in<Strip>(to, from, mask, stride), copy_out<Strip>(to,
+// from, mask), prefetch.
 #ifndef YHW_SPARSE_KERNELS_IMPL_H_
 #define YHW_SPARSE_KERNELS_IMPL_H_
 
@@ -31,7 +32,24 @@ struct Span {
   int64_t from_channel, from_vector;
   Real* to;
   int64_t to_channel;
+  Activation activation;  // none before the last chunk
+  Real slope;
+  const Copy* direct;  // where each vector goes from `to`, in the map; null: one after another
 };
+
+template <class Isa>
+YHW_INLINE typename Isa::Vector activate(Activation activation, typename Isa::Vector slope, typename Isa::Vector v) {
+  switch (activation) {
+    case Activation::kLeaky:
+      return Isa::leaky(v, slope);
+    case Activation::kRelu:
+      return Isa::maximum(Isa::broadcast(0), v);
+    case Activation::kRelu6:
+      return Isa::minimum(Isa::broadcast(6), Isa::maximum(Isa::broadcast(0), v));
+    default:
+      return v;
+  }
+}
 
 template <class Isa, int M, int Q>
 struct Accumulators {
@@ -78,8 +96,22 @@ YHW_INLINE void accumulate(const Span<typename Isa::Real>& span) {
   if (span.count & 1) {
     acc.add(tile + int64_t{offset[0]} * Isa::kLanes, w);
   }
+  if (span.activation != Activation::kNone) {
+    const auto slope = Isa::broadcast(span.slope);
+    YHW_UNROLL for (int m = 0; m < M; ++m) {
+      YHW_UNROLL for (int q = 0; q < Q; ++q) { acc.sum[m][q] = activate<Isa>(span.activation, slope, acc.sum[m][q]); }
+    }
+  }
   Real* const to = span.to;
   const int64_t to_channel = span.to_channel;
+  if (const Copy* const direct = span.direct) {
+    YHW_UNROLL for (int m = 0; m < M; ++m) {
+      YHW_UNROLL for (int q = 0; q < Q; ++q) {
+        Isa::store_lanes(to + m * to_channel + direct[q].map, acc.sum[m][q], direct[q].mask);
+      }
+    }
+    return;
+  }
   YHW_UNROLL for (int m = 0; m < M; ++m) {
     YHW_UNROLL for (int q = 0; q < Q; ++q) { Isa::store(to + m * to_channel + q * Isa::kLanes, acc.sum[m][q]); }
   }
@@ -108,13 +140,22 @@ YHW_INLINE void all_rows(int rows, Span<typename Isa::Real>& span) {
     dispatch_rows<Isa, M>(now, span, std::make_integer_sequence<int, kMost>());
     span.tile += now * Isa::kLanes;
     span.from += now * span.from_vector;
-    span.to += now * Isa::kLanes;
+    if (span.direct != nullptr) {
+      span.direct += now;
+    } else {
+      span.to += now * Isa::kLanes;
+    }
     done += now;
   }
   span.tile -= rows * Isa::kLanes;
   span.weights += M;
   span.from += M * span.from_channel - rows * span.from_vector;
-  span.to += M * span.to_channel - rows * Isa::kLanes;
+  span.to += M * span.to_channel;
+  if (span.direct != nullptr) {
+    span.direct -= rows;
+  } else {
+    span.to -= rows * Isa::kLanes;
+  }
 }
 
 template <class Isa>
@@ -130,31 +171,13 @@ YHW_INLINE void all_channels(int channels, int rows, Span<typename Isa::Real>& s
   }
 }
 
-template <class Isa>
-YHW_INLINE void activate(Activation activation, typename Isa::Real slope, typename Isa::Real* values, int64_t vectors) {
-  if (activation == Activation::kNone) {
-    return;
-  }
-  const auto zero = Isa::broadcast(0), six = Isa::broadcast(6), factor = Isa::broadcast(slope);
-  for (int64_t i = 0; i < vectors; ++i, values += Isa::kLanes) {
-    const auto v = Isa::load(values);
-    if (activation == Activation::kLeaky) {
-      Isa::store(values, Isa::leaky(v, factor));
-    } else {
-      const auto positive = Isa::maximum(zero, v);
-      Isa::store(values, activation == Activation::kRelu6 ? Isa::minimum(six, positive) : positive);
-    }
-  }
-}
-
 // Lanes l < strip with 0 <= start + l * step < size.
 YHW_INLINE uint32_t lanes_inside(int64_t start, int64_t step, int64_t size, int strip) {
-  uint32_t mask = 0;
-  for (int l = 0; l < strip; ++l) {
-    const int64_t at = start + l * step;
-    mask |= static_cast<uint32_t>(at >= 0 && at < size) << l;
-  }
-  return mask;
+  int64_t first = start >= 0 ? 0 : (-start + step - 1) / step;
+  int64_t stop = start >= size ? 0 : (size - start + step - 1) / step;
+  first = first < strip ? first : strip;
+  stop = stop < strip ? stop : strip;
+  return stop <= first ? 0 : (uint32_t{1} << stop) - (uint32_t{1} << first);
 }
 
 // One tile: lists what it reads and writes once, then runs through groups, chunks of channels and rows of blocks.
@@ -211,9 +234,11 @@ class TileRun {
           work_.loads[load_count_++] = {map, static_cast<int32_t>(slot * Isa::kLanes + piece * Strip), mask};
         }
       }
-      for (int64_t row = 0; exists && row < t_.rows && strip.y + row < out_height; ++row) {
-        const int64_t map = strip.image * s.out_channels * t_.pixels + (strip.y + row) * out_width + strip.x;
-        const uint32_t mask = mask_of(strip.y + row, strip.x, 1, out_width);
+      for (int64_t row = 0; row < t_.rows; ++row) {
+        const bool inside = exists && strip.y + row < out_height;
+        const uint32_t mask = inside ? mask_of(strip.y + row, strip.x, 1, out_width) : 0;
+        const int64_t map =
+            inside ? strip.image * s.out_channels * t_.pixels + (strip.y + row) * out_width + strip.x : 0;
         work_.stores[store_count_++] = {map, static_cast<int32_t>(row * Isa::kLanes + piece * Strip), mask};
       }
     }
@@ -286,12 +311,27 @@ class TileRun {
         span.from_channel = Isa::kLanes;
         span.from_vector = 0;
       }
-      span.to = is_last_chunk ? work_.result : kept;
-      if (is_last_chunk) {
-        prefetch_output((row + 1) * block);
+      span.to = kept;
+      span.activation = Activation::kNone;
+      span.direct = nullptr;
+      if (!is_last_chunk) {
+        kernel(span);
+        continue;
+      }
+      prefetch_output((row + 1) * block);
+      span.activation = job_.problem.activation;
+      span.slope = job_.problem.slope;
+      // Whole vectors go straight to the map; a last row of blocks may have more channels than the map.
+      const bool direct = Strip == Isa::kLanes && (row + 1) * block <= job_.problem.shape.out_channels;
+      if (direct) {
+        span.to = job_.problem.y + row * block * t_.pixels;
+        span.to_channel = t_.pixels;
+        span.direct = work_.stores;
+      } else {
+        span.to = work_.result;
       }
       kernel(span);
-      if (is_last_chunk) {
+      if (!direct) {
         copy_out(row * block);
       }
     }
@@ -319,7 +359,6 @@ class TileRun {
   void copy_out(int64_t channel) {
     const Problem<Real>& p = job_.problem;
     const Real* from = work_.result;
-    activate<Isa>(p.activation, p.slope, work_.result, p.weights.block_rows * int64_t{t_.rows});
     for (int64_t m = 0; m < p.weights.block_rows && channel + m < p.shape.out_channels; ++m) {
       Real* to = p.y + (channel + m) * t_.pixels;
       for (int64_t i = 0; i < store_count_; ++i) {

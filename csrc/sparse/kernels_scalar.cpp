@@ -31,6 +31,13 @@ struct ScalarIsa {
       p[l] = v.lane[l];
     }
   }
+  static void store_lanes(T* p, const Vector& v, uint32_t mask) {
+    for (int l = 0; l < kLanes; ++l) {
+      if ((mask >> l & 1) != 0) {
+        p[l] = v.lane[l];
+      }
+    }
+  }
   static Vector broadcast(T value) {
     Vector v;
     for (int l = 0; l < kLanes; ++l) {
