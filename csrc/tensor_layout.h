@@ -43,6 +43,9 @@ struct MemoryOrder {
 
 // Whether the elements lie without gap or overlap, in some order of the dimensions.
 inline bool is_dense(const Geometry& g) {
+  if (std::find(g.sizes, g.sizes + g.dim, 0) != g.sizes + g.dim) {
+    return true;
+  }
   int64_t expected = 1;
   for (int64_t d = g.dim - 1; d >= 0; --d) {  // contiguous: no sorting needed
     if (g.sizes[d] != 1 && g.strides[d] != expected) {

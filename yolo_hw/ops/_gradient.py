@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def traced() -> bool:
-    """Return whether torch looks at the call (torch.compile, torch.export, torch.func) and must see the one operator."""
+    """Return whether a transform (torch.compile, torch.export, torch.vmap) must see the one operator."""
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 

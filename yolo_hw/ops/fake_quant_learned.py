@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from yolo_hw.fixedpoint import Overflow, Rounding
-from yolo_hw.ops._gradient import needs_gradient, refuse_gradient, traced
+from yolo_hw.ops._gradient import refuse_gradient, traced
 from yolo_hw.ops._library import load_library
 
 load_library()
@@ -35,8 +36,8 @@ def fake_quant_tqt(
     bits: int = 8,
     signed: bool = True,
     rounding: Rounding = Rounding.HALF_UP,
-    overflow: Overflow = Overflow.SATURATE,
     *,
+    overflow: Overflow = Overflow.SATURATE,
     axis: int = 0,
     out: Tensor | None = None,
 ) -> Tensor:
@@ -74,7 +75,7 @@ def fake_quant_tqt(
     """
     axis += x.dim() if axis < 0 else 0
     args = (axis, bits, signed, rounding.number, overflow.number, _StepGradient.TQT)
-    return _call("fake_quant_tqt", x, log2_t, args, 1.0, out)
+    return _call(x, log2_t, args, 1.0, out)
 
 
 def fake_quant_lsq(
@@ -83,8 +84,8 @@ def fake_quant_lsq(
     bits: int = 8,
     signed: bool = True,
     rounding: Rounding = Rounding.HALF_UP,
-    overflow: Overflow = Overflow.SATURATE,
     *,
+    overflow: Overflow = Overflow.SATURATE,
     axis: int = 0,
     grad_scale: float | None = None,
     out: Tensor | None = None,
@@ -123,24 +124,20 @@ def fake_quant_lsq(
     if grad_scale is None:
         grad_scale = 1 / math.sqrt(max(1, x.numel() // max(1, scale.numel())) * (2 ** (bits - signed) - 1))
     args = (axis, bits, signed, rounding.number, overflow.number, _StepGradient.LSQ)
-    return _call("fake_quant_lsq", x, scale, args, grad_scale, out)
+    return _call(x, scale, args, grad_scale, out)
 
 
-def _call(
-    name: str, x: Tensor, parameter: Tensor, args: tuple[int, ...], grad_scale: float, out: Tensor | None
-) -> Tensor:
+def _call(x: Tensor, parameter: Tensor, args: tuple[int, ...], grad_scale: float, out: Tensor | None) -> Tensor:
     if out is not None:
-        refuse_gradient(name, x, parameter, out)
+        refuse_gradient("fake_quant_tqt" if args[-1] == _StepGradient.TQT else "fake_quant_lsq", x, parameter, out)
         _op_out(x, parameter, *args, out=out)
         return out
+    call: Callable[..., Tensor] = _kernel
     if traced():
         call = _op
     elif torch.is_grad_enabled() and (x.requires_grad or parameter.requires_grad):
         call = _record
-    else:
-        call = _kernel
-    y: Tensor = call(x, parameter, *args, grad_scale)
-    return y
+    return call(x, parameter, *args, grad_scale)
 
 
 class _Learned(Function):

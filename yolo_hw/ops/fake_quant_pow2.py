@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -68,14 +68,12 @@ def fake_quant_pow2(
         refuse_gradient("fake_quant_pow2", x, out)
         _op_out(x, fmt.frac, frac, axis, fmt.bits, fmt.signed, rounding.number, overflow.number, out=out)
         return out
+    call: Callable[..., Tensor] = _kernel
     if traced():
         call = _op
     elif x.requires_grad and torch.is_grad_enabled():
         call = _record
-    else:
-        call = _kernel
-    y: Tensor = call(x, fmt.frac, frac, axis, fmt.bits, fmt.signed, rounding.number, overflow.number)
-    return y
+    return call(x, fmt.frac, frac, axis, fmt.bits, fmt.signed, rounding.number, overflow.number)
 
 
 def fake_quant_pow2_many(
@@ -131,7 +129,7 @@ class _StraightThrough(Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # noqa: ANN401
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         x, fracs = ctx.saved_tensors
         call = _backward_op if torch.is_grad_enabled() else _backward_kernel  # only a double backward needs a formula
         return (call(grad, x, ctx.frac, fracs, *ctx.rest), None, None, None, None, None, None, None)
@@ -180,7 +178,7 @@ def _double_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # no
 
 
 def _batched(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:  # noqa: ANN401
-    """vmap over tensors of one shape: the batch becomes the first dimension, the axis moves by one."""
+    """Map over tensors of one shape: the batch becomes the first dimension, the axis moves by one."""
     tensors = 2 if args[1:2] and isinstance(args[1], Tensor) else 1
     op = _backward_op if tensors == 2 else _op
     frac, fracs, axis, *rest = args[tensors:]
