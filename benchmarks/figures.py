@@ -60,7 +60,14 @@ def draw_roofline(axes: Axes, document: Document) -> bool:
                 f"{label} peak, {peak:.0f} GOP/s", (3900, peak), (0, 4), textcoords="offset points", ha="right"
             )
     copy = speeds["memory copy"]["gb_per_s"]
-    axes.annotate(f"memory copy, {copy:.0f} GB/s", (1.0, copy), (4, 8), textcoords="offset points", rotation=38)
+    axes.text(
+        1.5,
+        1.65 * copy,
+        f"memory copy, {copy:.0f} GB/s",
+        rotation=np.degrees(np.arctan(copy)),  # the line's slope there, which the axes turn into an angle on paper
+        rotation_mode="anchor",
+        transform_rotates_text=True,
+    )
     marks = "osD^vPX"
     for i, (label, (xs, ys, ours)) in enumerate(points.items()):
         colour = OURS if ours else PEER_COLOURS[i % len(PEER_COLOURS)]

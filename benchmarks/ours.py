@@ -61,7 +61,7 @@ def fake_quant_training(subject: Subject) -> list[Candidate]:
         leaves = (subject.values().requires_grad_(), log2_t)
         return gradient_function(lambda v: fake_quant_tqt(v, log2_t, BITS, axis=subject.axis), leaves)
 
-    found = [Candidate("yolo_hw, straight-through", straight_through, OURS)]
+    found = [Candidate("yolo_hw", straight_through, OURS)]
     return [*found, Candidate("yolo_hw, TQT", learned, OURS)] if has("fake_quant_learned") else found
 
 
