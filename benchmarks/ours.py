@@ -152,10 +152,11 @@ def sparse_conv(layer: ConvLayer, pattern: str, sparsity: float) -> list[Candida
         return []
 
     def prepare(threads: int) -> Function:
-        from yolo_hw.ops.sparse_conv2d import pack_sparse, sparse_conv2d  # noqa: PLC0415 - not in every build
+        from yolo_hw.ops import pack_sparse, sparse_conv2d  # noqa: PLC0415 - not in every build
 
         weight = torch.from_numpy(prune(layer.weight(), pattern, sparsity))
-        packed, bias, x = pack_sparse(weight, pattern), torch.from_numpy(layer.bias()), torch.from_numpy(layer.image())
+        packed = pack_sparse(weight, pattern if pattern == "unstructured" else f"block({pattern})")
+        bias, x = torch.from_numpy(layer.bias()), torch.from_numpy(layer.image())
         return lambda: sparse_conv2d(x, packed, bias, padding=layer.size // 2)
 
     facts = {**OURS, "dtype": "float32", "pattern": pattern, "sparsity": sparsity}

@@ -14,6 +14,7 @@ from benchmarks.record import RESULTS, Row, load_speeds
 Document = dict[str, Any]
 
 NONE = "-"
+UNITS = (("us", 1e6), ("ms", 1e3), ("s", 1.0))
 RUNTIMES = ("onnxruntime fp32", "openvino fp32", "onnxruntime int8", "openvino int8", "deepsparse int8")
 
 
@@ -45,7 +46,7 @@ def seconds(row: Row | None) -> str:
     """Return a median with half the distance of its quartiles, in a unit that suits it."""
     if row is None:
         return NONE
-    unit, factor = ("us", 1e6) if row["median_s"] < 1e-3 else ("ms", 1e3)
+    unit, factor = next(scale for scale in UNITS if row["median_s"] * scale[1] < 999.5 or scale == UNITS[-1])
     spread = 50 * (row["q3_s"] - row["q1_s"]) / row["median_s"]
     return f"{factor * row['median_s']:.3g} {unit} ±{spread:.0f} %"
 
