@@ -65,7 +65,6 @@ class Library:
     linker: str = "link"
     """The ninja rule that links it."""
 
-
 class NinjaBuildExt(build_ext):
     """Writes one ninja file for all extensions and runs ninja."""
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory of the integer engine: what running a network takes, against its weights and its largest live maps.
+"""Memory of the integer engine: what running a network takes, against its weights and its arena.
 
 Every network runs in a process of its own that loads the graph, then counts what the kernel says it has resident:
 the graph, whose integers are wide, is not the engine's and is counted out.
@@ -86,7 +86,9 @@ def measure(folder: Path) -> dict[str, int | str]:
     _settled()
     for _ in range(RUNS):
         engine.run(codes)
-    return {"path": engine.path, "build_peak_bytes": build, "run_peak_bytes": _status("VmHWM") - before}
+    planned = getattr(engine, "memory", {})  # what the engine says it packed and planned, where it says so
+    sizes = {f"{key.rstrip('s')}_bytes": planned[key] for key in ("weights", "arena") if key in planned}
+    return {"path": engine.path, **sizes, "build_peak_bytes": build, "run_peak_bytes": _status("VmHWM") - before}
 
 
 def _settled() -> int:

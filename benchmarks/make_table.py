@@ -73,7 +73,7 @@ def engine_memory() -> str:
         floor = row["weight_bytes"] + row["arena_bytes"]
         sizes = [row[key] for key in ("weight_bytes", "arena_bytes", "build_peak_bytes", "run_peak_bytes")]
         rows.append((row["network"], row["path"], *map(_mebibytes, sizes), f"{row['run_peak_bytes'] / floor:.2f}"))
-    head = ("network", "path", "weights", "live maps", "peak, building", "peak, running", "running / (weights + maps)")
+    head = ("network", "path", "weights", "arena", "peak, building", "peak, running", "running / (weights + arena)")
     return table(head, rows)
 
 

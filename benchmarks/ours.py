@@ -61,7 +61,7 @@ def fake_quant_training(subject: Subject) -> list[Candidate]:
         leaves = (subject.values().requires_grad_(), log2_t)
         return gradient_function(lambda v: fake_quant_tqt(v, log2_t, BITS, axis=subject.axis), leaves)
 
-    found = [Candidate("yolo_hw, straight-through", straight_through, OURS)]
+    found = [Candidate("yolo_hw", straight_through, OURS)]
     return [*found, Candidate("yolo_hw, TQT", learned, OURS)] if has("fake_quant_learned") else found
 
 
@@ -152,10 +152,11 @@ def sparse_conv(layer: ConvLayer, pattern: str, sparsity: float) -> list[Candida
         return []
 
     def prepare(threads: int) -> Function:
-        from yolo_hw.ops.sparse_conv2d import pack_sparse, sparse_conv2d  # noqa: PLC0415 - not in every build
+        from yolo_hw.ops import pack_sparse, sparse_conv2d  # noqa: PLC0415 - not in every build
 
         weight = torch.from_numpy(prune(layer.weight(), pattern, sparsity))
-        packed, bias, x = pack_sparse(weight, pattern), torch.from_numpy(layer.bias()), torch.from_numpy(layer.image())
+        packed = pack_sparse(weight, pattern if pattern == "unstructured" else f"block({pattern})")
+        bias, x = torch.from_numpy(layer.bias()), torch.from_numpy(layer.image())
         return lambda: sparse_conv2d(x, packed, bias, padding=layer.size // 2)
 
     facts = {**OURS, "dtype": "float32", "pattern": pattern, "sparsity": sparsity}

@@ -14,6 +14,7 @@ from benchmarks.record import RESULTS, Row, load_speeds
 Document = dict[str, Any]
 
 NONE = "-"
+UNITS = (("us", 1e6), ("ms", 1e3), ("s", 1.0))
 RUNTIMES = ("onnxruntime fp32", "openvino fp32", "onnxruntime int8", "openvino int8", "deepsparse int8")
 
 
@@ -45,7 +46,7 @@ def seconds(row: Row | None) -> str:
     """Return a median with half the distance of its quartiles, in a unit that suits it."""
     if row is None:
         return NONE
-    unit, factor = ("us", 1e6) if row["median_s"] < 1e-3 else ("ms", 1e3)
+    unit, factor = next(scale for scale in UNITS if row["median_s"] * scale[1] < 999.5 or scale == UNITS[-1])
     spread = 50 * (row["q3_s"] - row["q1_s"]) / row["median_s"]
     return f"{factor * row['median_s']:.3g} {unit} ±{spread:.0f} %"
 
@@ -86,7 +87,9 @@ def fake_quant(document: Document) -> str:
     """Times over a copy of the same tensor."""
     rows = rows_of(document, "fake_quant", threads=1)
     cases = [(case, found) for (case, _), found in by_case(rows).items() if "part" in found[0]]
-    names = list(dict.fromkeys(row["candidate"] for _, found in cases for row in found if row["candidate"] != "memcpy"))
+    everyone = [row for _, found in cases for row in found if row["candidate"] != "memcpy"]
+    everyone.sort(key=lambda row: not row.get("ours"))
+    names = list(dict.fromkeys(row["candidate"] for row in everyone))
     body = []
     for case, found in cases:
         named = {row["candidate"]: row for row in found}

@@ -63,7 +63,7 @@ def test_small_case(run, tmp_path):
 
 def test_figures_are_drawn_from_results(tmp_path):
     def timed(case, candidate, median, **facts):
-        speeds = {"bytes": 1e6, "operations": 1e9, "gb_per_s": 1e-3 / median, "gop_per_s": 1 / median}
+        speeds = {"bytes": 1e6, "operations": 1e9, "gb_per_s": 1e-3 / median, "gop_per_s": 1 / median, "min_s": median}
         return {"case": case, "threads": 1, "candidate": candidate, "median_s": median, **speeds, **facts}
 
     dense = {"dense": True, "dtype": "float32", "layer": "l"}
