@@ -174,10 +174,14 @@ class Mirror(TorchDispatchMode):
 
 
 def copy_of(values):
-    """Copy all tensors, their strides and offset too."""
+    """Copy all tensors with their strides and offsets; tensors that shared memory share it again."""
+    storages: dict[int, torch.UntypedStorage] = {}
 
     def copy(x: torch.Tensor) -> torch.Tensor:
-        storage = x.untyped_storage().clone()
-        return torch.empty(0, dtype=x.dtype).set_(storage, x.storage_offset(), x.shape, x.stride())
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in storages:
+            storages[storage.data_ptr()] = storage.clone()
+        copied = storages[storage.data_ptr()]
+        return torch.empty(0, dtype=x.dtype).set_(copied, x.storage_offset(), x.shape, x.stride())
 
     return tree_map_only(torch.Tensor, copy, values)

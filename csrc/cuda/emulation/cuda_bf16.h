@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "runtime.h"
+
 struct __nv_bfloat16 {
   uint16_t bits;
 };

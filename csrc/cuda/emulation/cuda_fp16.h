@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "runtime.h"
+
 struct __half {
   uint16_t bits;
 };
