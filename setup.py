@@ -48,7 +48,10 @@ ISA_FLAGS = {
     "avx512": AVX512,
     "avx512vnni": [*AVX512, "-mavx512vnni", "-mavx512vbmi"],
 }
-TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x020d000000000000"  # the stable ABI of torch 2.13: Stream::nativeHandle
+# The stable ABI of torch 2.10 is all that the operators use, so one library serves every torch from there on; what a
+# newer one adds is a weak symbol (csrc/cuda/stream.h). pyproject.toml says the same to pip.
+TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x020a000000000000"
+NO_AS_NEEDED = "-Xlinker --no-as-needed"  # g++ and nvcc hand it to the linker
 CUDA_ARCHITECTURES = "75;80;86;90"
 DEBIAN_COMPILER = "on Debian: apt-get install g++"
 
@@ -149,7 +152,8 @@ def ops_library(output: Path, sources: list[str]) -> Library:
     """Return the torch operators, with CUDA kernels where nvcc is found."""
     torch, nvcc = find_torch(), find_nvcc()
     flags = ["-std=c++20", *CXX_FLAGS, TORCH_TARGET, *system_includes([torch / "include"])]
-    link = [f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10"]
+    # libtorch itself holds nothing but brings libtorch_cuda, if there is one, where the loader looks for weak symbols.
+    link = [f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10", NO_AS_NEEDED, "-ltorch"]
     wanted = [source for source in sources if nvcc or not source.endswith(".cu")]
     return Library("ops", output, wanted, flags, link, "link_cuda" if nvcc else "link")
 

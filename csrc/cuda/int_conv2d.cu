@@ -38,6 +38,10 @@ void launch_direct(const Tensor& x, const IntConv2dArgs& args) {
   launch(x, dim3(blocks_for(int64_t{z.wo} * z.k / kWidth, Kernel::kThreads), rows), 0, Kernel{args});
 }
 
+bool is_aligned(const void* pointer, int bytes) {
+  return reinterpret_cast<uintptr_t>(pointer) % static_cast<uintptr_t>(bytes) == 0;
+}
+
 struct Cuda {
   // The values stay on the device and are not checked; one outside of the limits gives an undefined code.
   static void check_shifts(const IntConv2dArgs&) {}
@@ -46,8 +50,7 @@ struct Cuda {
   static void run(const Tensor& x, const IntConv2dArgs& args) {
     const ConvSizes& z = args.sizes;
     const auto divides = [&](int bytes) {
-      return z.group_inputs() % bytes == 0 && is_aligned(args.x, static_cast<size_t>(bytes)) &&
-             is_aligned(args.weights, static_cast<size_t>(bytes));
+      return z.group_inputs() % bytes == 0 && is_aligned(args.x, bytes) && is_aligned(args.weights, bytes);
     };
     const bool few = z.group_inputs() < kLeastTileChannels || z.group_outputs() < kLeastTileChannels;
     if (z.groups > 1 && (few || z.groups > kMaxBlocks)) {

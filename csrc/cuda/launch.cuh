@@ -89,64 +89,6 @@ void for_each(const torch::stable::Tensor& like, int64_t count, const Body& body
   launch(like, dim3(static_cast<unsigned>(blocks)), 0, ForEach<Body>{count, body});
 }
 
-// kWidth values that are read and written by one instruction.
-template <typename T, int kWidth>
-struct alignas(sizeof(T) * kWidth) Pack {
-  T values[kWidth];
-
-  __device__ __forceinline__ T& operator[](int i) { return values[i]; }
-  __device__ __forceinline__ const T& operator[](int i) const { return values[i]; }
-};
-
-template <int kWidth, typename T>
-__device__ __forceinline__ Pack<T, kWidth> load_pack(const T* from) {
-  return *reinterpret_cast<const Pack<T, kWidth>*>(from);
-}
-template <int kWidth, typename T>
-__device__ __forceinline__ void store_pack(T* to, const Pack<T, kWidth>& pack) {
-  *reinterpret_cast<Pack<T, kWidth>*>(to) = pack;
-}
-
-// Values of T in the widest access of a device, 16 bytes.
-template <typename T>
-constexpr int kPackWidth = 16 / static_cast<int>(sizeof(T));
-
-inline bool is_aligned(const void* pointer, size_t bytes) { return reinterpret_cast<uintptr_t>(pointer) % bytes == 0; }
-
-template <int kWidth, typename Body>
-struct ForEachPack {
-  static constexpr int kThreads = kThreadsPerBlock;
-  int64_t count;
-  Body body;
-
-  __device__ void operator()() const {
-    const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
-    const int64_t first = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-    const int64_t packs = count / kWidth;
-    for (int64_t i = first; i < packs; i += stride) {
-      body.template run<kWidth>(i * kWidth);
-    }
-    for (int64_t i = packs * kWidth + first; i < count; i += stride) {
-      body.template run<1>(i);
-    }
-  }
-};
-
-// Covers [0, count) with calls of body.run<kWidth>(first), each for the elements first .. first + kWidth - 1, and of
-// run<1> for what is left; of run<1> alone where `aligned` is false. A body reads and writes with load_pack and
-// store_pack, whose addresses are aligned if those of element 0 are.
-template <int kWidth, typename Body>
-void for_each_pack(const torch::stable::Tensor& like, int64_t count, bool aligned, const Body& body) {
-  static_assert(kWidth > 1, "for_each is the loop over single elements");
-  if (count == 0) {
-    return;
-  }
-  const int64_t each = static_cast<int64_t>(kThreadsPerBlock) * (aligned ? kWidth : 1);
-  const dim3 grid(static_cast<unsigned>(std::min<int64_t>(blocks_for(count, each), kMaxBlocks)));
-  aligned ? launch(like, grid, 0, ForEachPack<kWidth, Body>{count, body})
-          : launch(like, grid, 0, ForEachPack<1, Body>{count, body});
-}
-
 }  // namespace yhw
 
 #endif  // YHW_CUDA_LAUNCH_CUH_

@@ -48,7 +48,7 @@ def ninja_file(library: Path, extra_flags: str) -> str:
     torch_folder = Path(torch.__file__).parent
     target = STABLE_ABI.search((ROOT / "setup.py").read_text())[0]
     lines = [
-        f"flags = {FLAGS} {extra_flags} {target} -isystem {torch_folder}/include",
+        f"flags = {FLAGS} {extra_flags} {target} -I{ROOT}/csrc/cuda/emulation -isystem {torch_folder}/include",
         "rule compile",
         f"  command = {os.environ.get('CXX', 'g++')} -x c++ $flags -MMD -MF $out.d -c $in -o $out",
         "  depfile = $out.d",
@@ -67,9 +67,16 @@ def cuda_sources() -> list[Path]:
     return sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 
 
-def cuda_operators() -> set[str]:
-    """Names of the operators that the sources register for CUDA."""
-    return {name for path in cuda_sources() for name in re.findall(r'm\.impl\(\s*"(\w+)"', path.read_text())}
+def registered(namespace: str, key: str) -> set[str]:
+    """Names, with overload, of a library's operators that have a kernel of their own for a dispatch key."""
+    names = torch._C._dispatch_get_registrations_for_dispatch_key(key)
+    return {name.removeprefix(f"{namespace}::") for name in names if name.startswith(f"{namespace}::")}
+
+
+def emulated_operators() -> set[str]:
+    """Names, with overload, of the operators with an emulated kernel."""
+    load()
+    return registered(NAMESPACE, "CPU")
 
 
 def sanitizer_environment() -> dict[str, str] | None:
@@ -95,6 +102,12 @@ def load() -> ctypes.CDLL:
     control.yhw_emulation_set_seed.argtypes = [ctypes.c_uint64]
     control.yhw_emulation_launches.restype = ctypes.c_uint64
     return control
+
+
+def name_of(overload: torch._ops.OpOverload) -> str:
+    """Return an operator's name, with its overload where it has one, without its library."""
+    schema = overload._schema
+    return schema.name.partition("::")[2] + f".{schema.overload_name}" * bool(schema.overload_name)
 
 
 def emulated(overload: torch._ops.OpOverload) -> torch._ops.OpOverload:
@@ -143,9 +156,9 @@ class Mirror(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-        name = func._schema.name.partition("::")[2]
+        name = name_of(func)
         plain = all(type(x) in (torch.Tensor, torch.nn.Parameter) and x.device.type == "cpu" for x in tensors)
-        if func.namespace != "yolo_hw" or name not in cuda_operators() or not plain:
+        if func.namespace != "yolo_hw" or name not in emulated_operators() or not plain:
             return func(*args, **kwargs)
         if max((x.numel() for x in tensors), default=0) > MAX_ELEMENTS:
             self.too_large[name] += 1
@@ -161,10 +174,14 @@ class Mirror(TorchDispatchMode):
 
 
 def copy_of(values):
-    """Copy all tensors, their strides and offset too."""
+    """Copy all tensors with their strides and offsets; tensors that shared memory share it again."""
+    storages: dict[int, torch.UntypedStorage] = {}
 
     def copy(x: torch.Tensor) -> torch.Tensor:
-        storage = x.untyped_storage().clone()
-        return torch.empty(0, dtype=x.dtype).set_(storage, x.storage_offset(), x.shape, x.stride())
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in storages:
+            storages[storage.data_ptr()] = storage.clone()
+        copied = storages[storage.data_ptr()]
+        return torch.empty(0, dtype=x.dtype).set_(copied, x.storage_offset(), x.shape, x.stride())
 
     return tree_map_only(torch.Tensor, copy, values)

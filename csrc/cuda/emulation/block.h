@@ -285,7 +285,13 @@ class Block {
   std::mt19937_64 random_;
   const std::function<void()>* body_ = nullptr;
   Context caller_;
-  std::vector<std::unique_ptr<Thread>> threads_;
+  // Kept from launch to launch: mapping the stacks takes longer than most kernels.
+  static std::vector<std::unique_ptr<Thread>>& pool() {
+    static std::vector<std::unique_ptr<Thread>> threads;
+    return threads;
+  }
+
+  std::vector<std::unique_ptr<Thread>>& threads_ = pool();
   std::vector<unsigned> ready_;  // from next_ready_ on
   size_t next_ready_ = 0;
   bool eager_ = false;
