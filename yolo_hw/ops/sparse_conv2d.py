@@ -107,9 +107,7 @@ def _fake(
     *numbers: Any,  # noqa: ANN401 - the rest of the schema
 ) -> Tensor:
     kernel, _, stride, padding, dilation, *_ = numbers
-    size = [
-        (x.shape[2 + d] + 2 * padding[d] - dilation[d] * (kernel[d] - 1) - 1) // stride[d] + 1 for d in range(2)
-    ]
+    size = [(x.shape[2 + d] + 2 * padding[d] - dilation[d] * (kernel[d] - 1) - 1) // stride[d] + 1 for d in range(2)]
     return x.new_empty(x.shape[0], out_channels, *size)
 
 
