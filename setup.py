@@ -65,6 +65,7 @@ class Library:
     linker: str = "link"
     """The ninja rule that links it."""
 
+
 class NinjaBuildExt(build_ext):
     """Writes one ninja file for all extensions and runs ninja."""
 
