@@ -147,7 +147,7 @@ std::unique_ptr<uint16_t[]> place_taps(const Problem<Real>& problem, const Tilin
       offsets[static_cast<size_t>(i)] = offset;
     }
     if (bad) {
-      throw std::invalid_argument("sparse_conv2d: taps must point into their chunk of channels and into the kernel");
+      throw std::runtime_error("sparse_conv2d: taps must point into their chunk of channels and into the kernel");
     }
   }
   return offsets;

@@ -25,7 +25,7 @@ void choose_tile(Tiling& t, int32_t max_rows) {
       const int64_t strips_x = ceil_div(width, strip), strips_y = ceil_div(height, rows);
       const int64_t strips = strips_x * strips_y * t.shape.batch, tiles = ceil_div(strips, t.lanes / strip);
       // One broadcast of a weight serves all rows; narrower strips cost shorter copies in and out.
-      const double cost = static_cast<double>(tiles) * (rows + 1.0 + 0.3 * (t.lanes / strip - 1));
+      const double cost = static_cast<double>(tiles) * (rows + 1.0 + 1.2 * (t.lanes / strip - 1));
       if (best < 0 || cost < best) {
         best = cost;
         t.strip = strip;
@@ -119,7 +119,7 @@ Tiling make_tiling(const ConvShape& shape, int32_t lanes, int32_t max_rows, int3
       return t;
     }
   }
-  throw std::length_error("a chunk of channels must have at most 65534 vectors of input");
+  throw std::runtime_error("sparse_conv2d: a chunk of channels must have at most 65534 vectors of input");
 }
 
 }  // namespace sparse

@@ -44,8 +44,7 @@ def sparse_conv2d(
     .. math:: y = \mathrm{activation}(\mathrm{conv2d}(x, W) + b)
 
     Every output is the chain of fused multiply-adds over its kept weights in packed order, starting with the bias: the
-    bits do not depend on threads, tiling, batch or instruction set. Against `torch.nn.functional.conv2d` only the order
-    of the sum differs.
+    bits do not depend on threads, tiling, batch or instruction set.
 
     The gradients to `x` and to ``weight.values`` are those of the dense convolution, gathered at the kept weights; they
     cost what the dense ones cost. The gradient of the activation is 0 at its kinks, the slope at that of leaky.
@@ -56,7 +55,7 @@ def sparse_conv2d(
         bias: [K], or none.
         stride: Of rows and columns.
         padding: Zeros on each side.
-        dilation: Distance of taps.
+        dilation: Distance between taps.
         groups: As in `torch.nn.functional.conv2d`; block rows must divide K / groups where it is not 1.
         activation: Fused with the last sum.
         slope: Of `Activation.LEAKY`, at least 0.
@@ -65,7 +64,7 @@ def sparse_conv2d(
         [N, K, OH, OW], contiguous.
 
     Raises:
-        ValueError: The channels of `x` are not those of the weight.
+        ValueError: The channels of `x` are not those of the weight, or the slope is negative.
         RuntimeError: Another argument does not fit; the message says which.
     """
     channels = weight.shape.channels * groups
@@ -80,7 +79,7 @@ def sparse_conv2d(
         weight.starts,
         bias,
         weight.shape.out_channels,
-        [weight.shape.kernel_h, weight.shape.kernel_w],
+        weight.shape[2:],
         weight.chunk,
         pair(stride),
         pair(padding),
@@ -97,16 +96,8 @@ def pair(value: IntPair) -> list[int]:
     return [value, value] if isinstance(value, int) else [*value]
 
 
-def _fake(
-    x: Tensor,
-    values: Tensor,
-    taps: Tensor,
-    starts: Tensor,
-    bias: Tensor | None,
-    out_channels: int,
-    *numbers: Any,  # noqa: ANN401 - the rest of the schema
-) -> Tensor:
-    kernel, _, stride, padding, dilation, *_ = numbers
+def _fake(x: Tensor, *args: Any) -> Tensor:  # noqa: ANN401 - the rest of the schema
+    _, _, _, _, out_channels, kernel, _, stride, padding, dilation, *_ = args
     size = [(x.shape[2 + d] + 2 * padding[d] - dilation[d] * (kernel[d] - 1) - 1) // stride[d] + 1 for d in range(2)]
     return x.new_empty(x.shape[0], out_channels, *size)
 

@@ -19,11 +19,8 @@ from torch.nn import functional
 TILE_ROWS = 13
 """Output rows of a tile of the usual map sizes; only the chunk length is derived from it."""
 VECTOR_BYTES = 64
-CHUNK_BYTES = 40 << 10
+L1_BYTES = 40 << 10
 """Input of one chunk in a tile: most of a first-level cache of 48 KiB, the rest is for weights and sums."""
-FEW_BLOCKS = 0.07
-CHUNK_BYTES_FEW = {False: 56 << 10, True: 160 << 10}
-"""The same below `FEW_BLOCKS` kept, by whether the kernel is 1x1: then a chunk must be longer to hold enough of them."""
 MAX_CODE = 32767
 
 
@@ -208,7 +205,7 @@ def pack_sparse(weight: Tensor, pattern: str = "unstructured", *, partial: bool 
     if form.keep:
         _check_groups(kept, form)
     blocks = _kept_blocks(kept, form, partial)  # [rows of blocks, C, taps]
-    chunk = _chunk_of(shape, float(blocks.float().mean()), form.columns)
+    chunk = _chunk_of(shape, float(blocks.float().mean()), form)
     rows, chunks = blocks.shape[0], -(-shape.channels // chunk)
     by_chunk = functional.pad(blocks, (0, 0, 0, chunks * chunk - shape.channels))
     by_chunk = by_chunk.reshape(rows, chunks, chunk, shape.taps).transpose(0, 1)
@@ -224,7 +221,8 @@ def pack_sparse(weight: Tensor, pattern: str = "unstructured", *, partial: bool 
 def _check_groups(kept: Tensor, form: Pattern) -> None:
     """Raise where an M-group of input channels keeps more than N: kept is [K, C, R, S]."""
     padded = functional.pad(kept, (0, 0, 0, 0, 0, -kept.shape[1] % form.group))
-    counts = padded.unflatten(1, (-1, form.group)).sum(2)  # [K, groups, R, S]
+    out_channels, _, *kernel = padded.shape
+    counts = padded.reshape(out_channels, -1, form.group, *kernel).sum(2)  # [K, groups, R, S]
     wrong = (counts > form.keep).nonzero()
     if len(wrong):
         k, group, r, s = wrong[0].tolist()
@@ -243,7 +241,8 @@ def _kept_blocks(kept: Tensor, form: Pattern, partial: bool) -> Tensor:
 
     def cells(t: Tensor, fill: bool) -> Tensor:
         padded = functional.pad(t, pads, value=fill)
-        return padded.unflatten(1, (-1, form.rows)).unflatten(3, (-1, form.columns))
+        taps, height, width = padded.shape
+        return padded.reshape(taps, height // form.rows, form.rows, width // form.columns, form.columns)
 
     some = cells(flat, False).any(4).any(2)  # [taps, rows of blocks, columns of blocks]
     if not partial:
@@ -259,11 +258,20 @@ def _kept_blocks(kept: Tensor, form: Pattern, partial: bool) -> Tensor:
     return some.repeat_interleave(form.columns, dim=2)[:, :, :channels].permute(1, 2, 0)
 
 
-def _chunk_of(shape: WeightShape, density: float, columns: int) -> int:
-    """Return how many channels of a tile's input are held at once: equal chunks, each a multiple of `columns`."""
+def _chunk_of(shape: WeightShape, density: float, form: Pattern) -> int:
+    """Return how many channels of a tile's input are held at once: equal chunks, each a multiple of the columns.
+
+    A longer chunk loads and stores the sums less often but leaves the first-level cache. That pays where a loaded input
+    serves four or more output channels, and where a chunk would hold too few blocks. The factors are measured.
+    """
+    if form.rows >= 4:
+        limit = L1_BYTES * (2 if density > 0.15 else 4)
+    elif density > 0.07:
+        limit = L1_BYTES
+    else:
+        limit = L1_BYTES * (4 if shape.taps == 1 else 3) // (1 if shape.taps == 1 else 2)
     per_channel = shape.kernel_w * (TILE_ROWS + shape.kernel_h - 1) * VECTOR_BYTES
-    limit = CHUNK_BYTES if density > FEW_BLOCKS else CHUNK_BYTES_FEW[shape.taps == 1]
     most = max(1, min(limit // per_channel, MAX_CODE >> shape.tap_bits))
     chunks = -(-shape.channels // most)
     chunk = -(-shape.channels // chunks)
-    return min(-(-chunk // columns) * columns, MAX_CODE >> shape.tap_bits)
+    return max(1, min(-(-chunk // form.columns) * form.columns, MAX_CODE >> shape.tap_bits))
