@@ -29,15 +29,17 @@ format: $(BIN)ruff ## ruff and clang-format, in place
 	$(BIN)ruff format .
 	$(BIN)clang-format -i $(CXX_FILES)
 
-bench: ## the benchmarks; ARGS go to benchmarks/run.py
-	$(PYTHON) benchmarks/run.py $(ARGS)
+bench: ## the benchmarks, their tables and figures; ARGS go to python -m benchmarks
+	$(PYTHON) -m benchmarks $(ARGS)
+	$(PYTHON) -m benchmarks.make_table
+	$(PYTHON) -m benchmarks.figures
 
 csim: ## the exported accelerator of the embedded network, compiled with g++ and run on its golden vectors
 	$(BIN)yolo-hw demo --images 1 --out $(OUT)/csim
 	$(MAKE) -C $(OUT)/csim/bundle/hls csim OUT=$(abspath $(OUT))/csim_build
 
 docs: $(BIN)ruff ## what the documents say: links, command lines, descriptor offsets, measured tables
-	$(PYTHON) benchmarks/make_table.py
+	$(PYTHON) -m benchmarks.make_table
 	$(PYTHON) -m pytest -q tests/test_docs.py
 
 clean: ## everything that is built, not the virtual environment

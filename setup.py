@@ -38,7 +38,7 @@ DEBUG = os.environ.get("YOLO_HW_DEBUG", "0") == "1"
 OPTIMISE = ["-O0", "-g"] if DEBUG else ["-O3"]
 # No contraction to fused multiply-adds: every instruction set must give the same bits.
 EXACT = ["-fno-math-errno", "-ffp-contract=off"]
-CXX_FLAGS = [*OPTIMISE, "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wconversion", *EXACT]
+CXX_FLAGS = [*OPTIMISE, "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wconversion", "-Wno-psabi", *EXACT]
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, *(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl")), "-mprefer-vector-width=512"]
 # A source named *_<instruction set>.cpp is compiled for it and called only where csrc/isa.h finds it.
@@ -48,7 +48,10 @@ ISA_FLAGS = {
     "avx512": AVX512,
     "avx512vnni": [*AVX512, "-mavx512vnni", "-mavx512vbmi"],
 }
-TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x020d000000000000"  # the stable ABI of torch 2.13: Stream::nativeHandle
+# The stable ABI of torch 2.10 is all that the operators use, so one library serves every torch from there on; what a
+# newer one adds is a weak symbol (csrc/cuda/stream.h). pyproject.toml says the same to pip.
+TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x020a000000000000"
+NO_AS_NEEDED = "-Xlinker --no-as-needed"  # g++ and nvcc hand it to the linker
 CUDA_ARCHITECTURES = "75;80;86;90"
 DEBIAN_COMPILER = "on Debian: apt-get install g++"
 
@@ -150,7 +153,8 @@ def ops_library(output: Path, sources: list[str]) -> Library:
     """Return the torch operators, with CUDA kernels where nvcc is found."""
     torch, nvcc = find_torch(), find_nvcc()
     flags = ["-std=c++20", *CXX_FLAGS, TORCH_TARGET, *system_includes([torch / "include"])]
-    link = [f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10"]
+    # libtorch itself holds nothing but brings libtorch_cuda, if there is one, where the loader looks for weak symbols.
+    link = [f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10", NO_AS_NEEDED, "-ltorch"]
     wanted = [source for source in sources if nvcc or not source.endswith(".cu")]
     return Library("ops", output, wanted, flags, link, "link_cuda" if nvcc else "link")
 
@@ -168,6 +172,7 @@ def cuda_flags() -> list[str]:
     codes.append(f"-gencode arch=compute_{architectures[-1]},code=compute_{architectures[-1]}")
     host = ["-Xcompiler", "-fPIC,-fvisibility=hidden"]
     optimise = ["-O0", "-g"] if DEBUG else ["-O3"]
+    optimise.append("-fmad=false")  # the bits of the CPU
     return ["-std=c++20", *optimise, *host, *codes, TORCH_TARGET, *system_includes([find_torch() / "include"])]
 
 

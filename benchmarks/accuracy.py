@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accuracy of the float model and of its 8-bit integer form with default options: ``python benchmarks/accuracy.py``."""
+"""Accuracy of the float model and of its 8-bit integer form with default options."""
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
 
-from networks import Case, embedded_case, real_case
-from record import save_result
-
+from benchmarks.networks import Case, embedded_case, real_case
+from benchmarks.record import save_result
 from yolo_hw.evaluate import FloatRunner, IntRunner
 from yolo_hw.quant import quantise_model
 
@@ -19,11 +18,12 @@ REAL = (
 )
 
 
-def main() -> None:
-    """Measure every network."""
+def main(results: Path) -> None:
+    """Measure every network; write accuracy.json to the folder `results`."""
     with tempfile.TemporaryDirectory() as folder:
         cases = [*(real_case(*arguments) for arguments in REAL), embedded_case(Path(folder))]
-        save_result("accuracy", "python benchmarks/accuracy.py", [measure(case) for case in cases])
+        rows = [measure(case) for case in cases]
+    save_result("accuracy", "python -m benchmarks accuracy", rows, results)
 
 
 def measure(case: Case) -> dict[str, object]:
@@ -40,7 +40,3 @@ def measure(case: Case) -> dict[str, object]:
     }
     print(row)
     return row
-
-
-if __name__ == "__main__":
-    main()

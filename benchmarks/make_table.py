@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the measured tables into README.md and docs/results.md: ``python benchmarks/make_table.py``.
+"""Write the measured tables into README.md and docs/results.md: ``python -m benchmarks.make_table``.
 
 Each table stands between ``<!-- results: NAME -->`` and ``<!-- end -->``; NAME is a function below. With ``--check``
 nothing is written, and a table that is not up to date is an error.
@@ -11,10 +11,13 @@ import json
 import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-RESULTS = Path(__file__).resolve().parent / "results"
+from benchmarks.markdown import table
+from benchmarks.record import RESULTS
+from benchmarks.speed_tables import SPEED_TABLES, speed_table
+
 ROOT = RESULTS.parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
 BLOCK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -33,7 +36,7 @@ def accuracy() -> str:
         )
         for row in _load("accuracy")["rows"]
     ]
-    return _table(("network", "images", "AP50 float, %", "AP50 int8, %", "AP50:95 float, %", "AP50:95 int8, %"), rows)
+    return table(("network", "images", "AP50 float, %", "AP50 int8, %", "AP50:95 float, %", "AP50:95 int8, %"), rows)
 
 
 def observers() -> str:
@@ -44,7 +47,7 @@ def observers() -> str:
     columns = [(True, True), (False, True), (True, False), (False, False)]
     body = [(name, *(found[name, per_channel, corrected] for per_channel, corrected in columns)) for name in names]
     head = ("AP50, %", "per channel", "per tensor", "per channel, plain", "per tensor, plain")
-    return _table(head, [("float", *[found["float", None, None]] * 4), *body])
+    return table(head, [("float", *[found["float", None, None]] * 4), *body])
 
 
 def memory() -> str:
@@ -60,33 +63,23 @@ def memory() -> str:
         )
         for row in _load("memory")["rows"]
     ]
-    return _table(("network", "input", "parameters", "a buffer each", "arena", "lower bound"), rows)
+    return table(("network", "input", "parameters", "a buffer each", "arena", "lower bound"), rows)
 
 
-def engine_speed() -> str:
-    """Integer engine against torch."""
-    rows = [
-        (
-            row["network"],
-            row["threads"],
-            f"{1e3 * row['torch_float32_s']:.1f} ms",
-            f"{1e3 * row['engine_avx2_s']:.1f} ms",
-            f"{1e3 * row['engine_scalar_s']:.1f} ms",
-            f"{row['torch_float32_s'] / row['engine_avx2_s']:.2f}",
-        )
-        for row in _load("engine_speed")["rows"]
-    ]
-    return _table(("network", "threads", "torch float32", "engine AVX2", "engine scalar", "torch / AVX2"), rows)
-
-
-def machine() -> str:
-    """The machine of the speed figures."""
-    found = _load("engine_speed")["machine"]
-    return f"{found['processor']}, {found['cores']} cores, Python {found['python']}, torch {found['torch']}.\n"
+def engine_memory() -> str:
+    """Resident memory of the engine."""
+    rows = []
+    for row in _load("engine_memory")["rows"]:
+        floor = row["weight_bytes"] + row["arena_bytes"]
+        sizes = [row[key] for key in ("weight_bytes", "arena_bytes", "build_peak_bytes", "run_peak_bytes")]
+        rows.append((row["network"], row["path"], *map(_mebibytes, sizes), f"{row['run_peak_bytes'] / floor:.2f}"))
+    head = ("network", "path", "weights", "arena", "peak, building", "peak, running", "running / (weights + arena)")
+    return table(head, rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    function.__name__: function for function in (accuracy, observers, memory, engine_speed, machine)
+    **{function.__name__: function for function in (accuracy, observers, memory, engine_memory)},
+    **{name: partial(speed_table, name) for name in SPEED_TABLES},
 }
 
 
@@ -101,16 +94,11 @@ def main() -> None:
         elif new != old:
             page.write_text(new, "utf-8")
     if stale:
-        raise SystemExit(f"{', '.join(stale)}: not up to date; run python benchmarks/make_table.py")
+        raise SystemExit(f"{', '.join(stale)}: not up to date; run python -m benchmarks.make_table")
 
 
 def _load(name: str) -> dict[str, Any]:
     return dict(json.loads((RESULTS / f"{name}.json").read_text("utf-8")))
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
-    lines = [head, ("---", *["---:"] * (len(head) - 1)), *rows]
-    return "".join(f"| {' | '.join(str(cell) for cell in line)} |\n" for line in lines)
 
 
 def _percent(value: float) -> str:

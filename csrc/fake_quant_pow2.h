@@ -1,41 +1,169 @@
 // SPDX-License-Identifier: Apache-2.0
-// The host side of fake_quant_pow2, the same for every device: check, make contiguous, allocate, choose the type.
-// A device is a struct with check_fracs(frac), forward<Real>(x, frac, args, y) and
-// backward<Real>(grad, x, frac, args, grad_x), all static; tensors are contiguous.
+// The host side of fake_quant_pow2, the same for every device: check, allocate, call the device.
+// A device is a struct with static functions
+//   forward(x, source, mode, y)
+//   backward(grad, x, source, mode, grad_x)
+//   learned_backward(grad, x, source, mode, grad_scale, grad_x, grad_parameter)
+// Results are dense and of the shape of x; x and grad may lie anyhow.
 #ifndef YHW_FAKE_QUANT_POW2_H_
 #define YHW_FAKE_QUANT_POW2_H_
 
-#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/library.h>
 
-#include "checks.h"
+#include <tuple>
+#include <vector>
+
+#include "fake_quant_pow2_checks.h"
 
 namespace yhw {
 
-// x: [...]; frac: [1] or [x.size(axis)].
+using OptionalTensor = std::optional<Tensor>;
+
+// x: [...]; fracs: [1] or [x.size(axis)], in the place of frac. out: like x, dense; it may be x itself.
 template <typename Device>
-Tensor fake_quant_pow2(const Tensor& x, const Tensor& frac, int64_t axis, int64_t bits, bool is_signed,
-                       int64_t rounding, int64_t overflow) {
-  const FakeQuantArgs args = check_fake_quant_pow2(x, frac, axis, bits, is_signed, rounding, overflow);
-  const Tensor in = torch::stable::contiguous(x), fracs = torch::stable::contiguous(frac);
-  Device::check_fracs(fracs);
-  Tensor y = torch::stable::empty_like(in);
-  x.scalar_type() == ScalarType::Float ? Device::template forward<float>(in, fracs, args, y)
-                                       : Device::template forward<double>(in, fracs, args, y);
+void fake_quant_pow2_out(const Tensor& x, int64_t frac, const OptionalTensor& fracs, int64_t axis, int64_t bits,
+                         bool is_signed, int64_t rounding, int64_t overflow, Tensor out) {
+  constexpr const char* kOp = "fake_quant_pow2";
+  const FracSource source = check_fracs(kOp, x, frac, fracs, axis);
+  const FakeQuantMode mode = check_fake_quant_mode(kOp, bits, is_signed, rounding, overflow);
+  check_out(kOp, out, x);
+  Device::forward(x, source, mode, out);
+}
+
+template <typename Device>
+Tensor fake_quant_pow2(const Tensor& x, int64_t frac, const OptionalTensor& fracs, int64_t axis, int64_t bits,
+                       bool is_signed, int64_t rounding, int64_t overflow) {
+  constexpr const char* kOp = "fake_quant_pow2";
+  const FracSource source = check_fracs(kOp, x, frac, fracs, axis);
+  const FakeQuantMode mode = check_fake_quant_mode(kOp, bits, is_signed, rounding, overflow);
+  Tensor y = empty_in_layout(x);
+  Device::forward(x, source, mode, y);
   return y;
 }
 
 // grad: like x.
 template <typename Device>
-Tensor fake_quant_pow2_backward(const Tensor& grad, const Tensor& x, const Tensor& frac, int64_t axis, int64_t bits,
-                                bool is_signed, int64_t rounding, int64_t overflow) {
-  const FakeQuantArgs args = check_fake_quant_pow2_backward(grad, x, frac, axis, bits, is_signed, rounding, overflow);
-  const Tensor dy = torch::stable::contiguous(grad), in = torch::stable::contiguous(x);
-  const Tensor fracs = torch::stable::contiguous(frac);
-  Device::check_fracs(fracs);
-  Tensor dx = torch::stable::empty_like(in);
-  x.scalar_type() == ScalarType::Float ? Device::template backward<float>(dy, in, fracs, args, dx)
-                                       : Device::template backward<double>(dy, in, fracs, args, dx);
-  return dx;
+void fake_quant_pow2_backward_out(const Tensor& grad, const Tensor& x, int64_t frac, const OptionalTensor& fracs,
+                                  int64_t axis, int64_t bits, bool is_signed, int64_t rounding, int64_t overflow,
+                                  Tensor out) {
+  constexpr const char* kOp = "fake_quant_pow2_backward";
+  check_like(kOp, "grad", grad, x);
+  const FracSource source = check_fracs(kOp, x, frac, fracs, axis);
+  const FakeQuantMode mode = check_fake_quant_mode(kOp, bits, is_signed, rounding, overflow);
+  check_out(kOp, out, x);
+  Device::backward(grad, x, source, mode, out);
+}
+
+template <typename Device>
+Tensor fake_quant_pow2_backward(const Tensor& grad, const Tensor& x, int64_t frac, const OptionalTensor& fracs,
+                                int64_t axis, int64_t bits, bool is_signed, int64_t rounding, int64_t overflow) {
+  constexpr const char* kOp = "fake_quant_pow2_backward";
+  check_like(kOp, "grad", grad, x);
+  const FracSource source = check_fracs(kOp, x, frac, fracs, axis);
+  const FakeQuantMode mode = check_fake_quant_mode(kOp, bits, is_signed, rounding, overflow);
+  Tensor grad_x = empty_in_layout(x);
+  Device::backward(grad, x, source, mode, grad_x);
+  return grad_x;
+}
+
+// Many tensors in one call; fracs: one [1] or [xs[i].size(axis)] for each.
+template <typename Device>
+std::vector<Tensor> fake_quant_pow2_many(const std::vector<Tensor>& xs, const std::vector<Tensor>& fracs, int64_t axis,
+                                         int64_t bits, bool is_signed, int64_t rounding, int64_t overflow) {
+  STD_TORCH_CHECK(xs.size() == fracs.size(), "fake_quant_pow2_many: fracs must have one tensor for each of the ",
+                  xs.size(), " of xs, got ", fracs.size());
+  std::vector<Tensor> ys;
+  ys.reserve(xs.size());
+  for (size_t i = 0; i < xs.size(); ++i) {
+    ys.push_back(fake_quant_pow2<Device>(xs[i], 0, fracs[i], axis, bits, is_signed, rounding, overflow));
+  }
+  return ys;
+}
+
+template <typename Device>
+std::vector<Tensor> fake_quant_pow2_many_backward(const std::vector<Tensor>& grads, const std::vector<Tensor>& xs,
+                                                  const std::vector<Tensor>& fracs, int64_t axis, int64_t bits,
+                                                  bool is_signed, int64_t rounding, int64_t overflow) {
+  STD_TORCH_CHECK(xs.size() == fracs.size() && xs.size() == grads.size(),
+                  "fake_quant_pow2_many_backward: grads and fracs must have one tensor for each of the ", xs.size(),
+                  " of xs, got ", grads.size(), " and ", fracs.size());
+  std::vector<Tensor> grad_xs;
+  grad_xs.reserve(xs.size());
+  for (size_t i = 0; i < xs.size(); ++i) {
+    grad_xs.push_back(
+        fake_quant_pow2_backward<Device>(grads[i], xs[i], 0, fracs[i], axis, bits, is_signed, rounding, overflow));
+  }
+  return grad_xs;
+}
+
+// parameter: [1] or [x.size(axis)], the trained numbers of core/learned_step.h; gradient: a StepGradient. The factor of
+// the parameter's gradient, grad_scale, is the backward's.
+template <typename Device>
+void fake_quant_learned_out(const Tensor& x, const Tensor& parameter, int64_t axis, int64_t bits, bool is_signed,
+                            int64_t rounding, int64_t overflow, int64_t gradient, Tensor out) {
+  constexpr const char* kOp = "fake_quant_learned";
+  const FakeQuantMode mode = check_fake_quant_mode(kOp, bits, is_signed, rounding, overflow);
+  const FracSource source = check_learned(kOp, x, parameter, axis, gradient, mode);
+  check_out(kOp, out, x);
+  Device::forward(x, source, mode, out);
+}
+
+template <typename Device>
+Tensor fake_quant_learned(const Tensor& x, const Tensor& parameter, int64_t axis, int64_t bits, bool is_signed,
+                          int64_t rounding, int64_t overflow, int64_t gradient, double /* grad_scale */) {
+  constexpr const char* kOp = "fake_quant_learned";
+  const FakeQuantMode mode = check_fake_quant_mode(kOp, bits, is_signed, rounding, overflow);
+  const FracSource source = check_learned(kOp, x, parameter, axis, gradient, mode);
+  Tensor y = empty_in_layout(x);
+  Device::forward(x, source, mode, y);
+  return y;
+}
+
+// grad: like x. Returns the gradients of x and of parameter.
+template <typename Device>
+void fake_quant_learned_backward_out(const Tensor& grad, const Tensor& x, const Tensor& parameter, int64_t axis,
+                                     int64_t bits, bool is_signed, int64_t rounding, int64_t overflow, int64_t gradient,
+                                     double grad_scale, Tensor grad_x, Tensor grad_parameter) {
+  constexpr const char* kOp = "fake_quant_learned_backward";
+  check_like(kOp, "grad", grad, x);
+  const FakeQuantMode mode = check_fake_quant_mode(kOp, bits, is_signed, rounding, overflow);
+  const FracSource source = check_learned(kOp, x, parameter, axis, gradient, mode);
+  check_out(kOp, grad_x, x);
+  check_like(kOp, "grad_parameter", grad_parameter, parameter);
+  Device::learned_backward(grad, x, source, mode, grad_scale, grad_x, grad_parameter);
+}
+
+template <typename Device>
+std::tuple<Tensor, Tensor> fake_quant_learned_backward(const Tensor& grad, const Tensor& x, const Tensor& parameter,
+                                                       int64_t axis, int64_t bits, bool is_signed, int64_t rounding,
+                                                       int64_t overflow, int64_t gradient, double grad_scale) {
+  Tensor grad_x = empty_in_layout(x), grad_parameter = empty_in_layout(parameter);
+  fake_quant_learned_backward_out<Device>(grad, x, parameter, axis, bits, is_signed, rounding, overflow, gradient,
+                                          grad_scale, grad_x, grad_parameter);
+  return {grad_x, grad_parameter};
+}
+
+// Registers all of them for a device. The operators whose name begins with an underscore are the same kernels without a
+// gradient formula: what the formulas themselves and calls without a gradient use, because a formula in Python costs
+// more than the kernel of a small tensor.
+template <typename Device, typename Library>
+void register_fake_quant_pow2(Library& m) {
+  for (const char* name : {"fake_quant_pow2", "_fake_quant_pow2"}) {
+    m.impl(name, TORCH_BOX(&fake_quant_pow2<Device>));
+  }
+  for (const char* name : {"fake_quant_pow2_backward", "_fake_quant_pow2_backward"}) {
+    m.impl(name, TORCH_BOX(&fake_quant_pow2_backward<Device>));
+  }
+  for (const char* name : {"fake_quant_learned", "_fake_quant_learned"}) {
+    m.impl(name, TORCH_BOX(&fake_quant_learned<Device>));
+  }
+  m.impl("fake_quant_pow2.out", TORCH_BOX(&fake_quant_pow2_out<Device>));
+  m.impl("fake_quant_pow2_backward.out", TORCH_BOX(&fake_quant_pow2_backward_out<Device>));
+  m.impl("fake_quant_pow2_many", TORCH_BOX(&fake_quant_pow2_many<Device>));
+  m.impl("fake_quant_pow2_many_backward", TORCH_BOX(&fake_quant_pow2_many_backward<Device>));
+  m.impl("fake_quant_learned.out", TORCH_BOX(&fake_quant_learned_out<Device>));
+  m.impl("fake_quant_learned_backward", TORCH_BOX(&fake_quant_learned_backward<Device>));
+  m.impl("fake_quant_learned_backward.out", TORCH_BOX(&fake_quant_learned_backward_out<Device>));
 }
 
 }  // namespace yhw

@@ -36,10 +36,11 @@ class Rounding(str, Enum):
     FLOOR = "floor"
     """Toward minus infinity: ``v >> s``; AP_TRN."""
 
-    @property
-    def number(self) -> int:
-        """The mode's value in ``csrc/core/rounding.h`` and in every file."""
-        return list(Rounding).index(self)
+    number: int
+    """The mode's value in ``csrc/core/rounding.h`` and in every file."""
+
+    def __init__(self, _name: str) -> None:
+        self.number = len(type(self).__members__)  # of those before it
 
 
 class Overflow(str, Enum):
@@ -52,10 +53,11 @@ class Overflow(str, Enum):
     WRAP = "wrap"
     """Keep the low bits, two's complement."""
 
-    @property
-    def number(self) -> int:
-        """The mode's value in ``csrc/core/rounding.h`` and in every file."""
-        return list(Overflow).index(self)
+    number: int
+    """The mode's value in ``csrc/core/rounding.h`` and in every file."""
+
+    def __init__(self, _name: str) -> None:
+        self.number = len(type(self).__members__)  # of those before it
 
 
 @dataclass(frozen=True)

@@ -13,4 +13,11 @@
 #define YHW_HD static inline
 #endif
 
+// In front of a member function that runs on the host and on the device.
+#if defined(__CUDACC__)
+#define YHW_HD_MEMBER __host__ __device__ __forceinline__
+#else
+#define YHW_HD_MEMBER inline
+#endif
+
 #endif  // YHW_CORE_CONFIG_H_

@@ -34,6 +34,29 @@ YHW_HD long long shift_left(long long v, int n) {
 YHW_HD long shift_left(long v, int n) { return static_cast<long>(static_cast<unsigned long>(v) << n); }
 YHW_HD int shift_left(int v, int n) { return static_cast<int>(static_cast<unsigned int>(v) << n); }
 
+// The constant added to a value before it is shifted right by s, so that the shift rounds.
+template <Rounding kMode, typename Wide>
+YHW_HD Wide rounding_bias(int s) {
+  if (kMode == Rounding::kFloor || s <= 0) {
+    return Wide(0);
+  }
+  const Wide half = shift_left(Wide(1), s - 1);
+  return kMode == Rounding::kHalfEven ? Wide(half - Wide(1)) : half;
+}
+
+// v / 2^s rounded by kMode, s >= 0; `bias` is rounding_bias(s), `unit` is 1, or 0 where s is 0. Written with operators
+// that SIMD vectors have, too: V and Shift may be vectors with one shift per lane.
+template <Rounding kMode, typename V, typename Shift>
+YHW_HD V shift_rounded(V v, Shift s, V bias, V unit) {
+  if (kMode == Rounding::kHalfEven) {  // half - 1, and one more if the quotient is odd
+    return V(V(v + bias) + V(V(v >> s) & unit)) >> s;
+  }
+  if (kMode == Rounding::kHalfAway) {  // half, and one less for negative values
+    return V(v + (v < V(unit - unit) ? V(bias - unit) : bias)) >> s;
+  }
+  return V(v + bias) >> s;
+}
+
 // v / 2^s rounded by kMode for s > 0; v * 2^-s for s <= 0.
 // Needs |v| + 2^(s-1) and v * 2^-s to fit Wide.
 template <Rounding kMode, typename Wide>
@@ -41,18 +64,7 @@ YHW_HD Wide round_shift(Wide v, int s) {
   if (s <= 0) {
     return shift_left(v, -s);
   }
-  if (kMode == Rounding::kFloor) {
-    return v >> s;
-  }
-  const Wide half = shift_left(Wide(1), s - 1);
-  if (kMode == Rounding::kHalfUp) {
-    return (v + half) >> s;
-  }
-  const Wide quotient = v >> s;
-  const Wide rest = v - shift_left(quotient, s);
-  const bool on_tie = kMode == Rounding::kHalfEven ? (quotient & Wide(1)) != Wide(0) : v >= Wide(0);
-  const bool up = rest > half || (rest == half && on_tie);
-  return up ? Wide(quotient + Wide(1)) : quotient;
+  return shift_rounded<kMode>(v, s, rounding_bias<kMode, Wide>(s), Wide(1));
 }
 
 // v brought into a format of `bits` bits with codes lo..hi.

@@ -1,150 +1,204 @@
 // SPDX-License-Identifier: Apache-2.0
-// Convolution: weights packed once; then, row by row, accumulators and codes.
-#include <utility>
+// Dense and grouped convolution in tiles: weights packed once; chunks of output channels outside, pixels inside, so
+// that a chunk's weights stay in the cache.
+#include <algorithm>
+#include <cstring>
 
 #include "op.h"
-#include "padded_input.h"
+#include "window_walk.h"
 
 namespace yhw {
 namespace {
 
-// The row loop that dense, grouped and depthwise convolutions share.
-class ConvOp : public Op {
+// Jobs per thread and loop: enough for threads that are interrupted, few enough to cost nothing.
+constexpr int kJobsPerThread = 4;
+
+// The weights of one run and chunk, in the order a kernel takes them.
+class WeightPacker {
  public:
-  ConvOp(const Window& window, bool wide, int acc_stride, View in, View out)
-      : wide_(wide), acc_stride_(acc_stride), out_(out), stride_y_(window.stride_y), padded_(window, in, out) {}
+  WeightPacker(const ConvParams& conv, const WindowRuns& runs, const View& group_in, const Kernels& kernels)
+      : conv_(conv), runs_(runs), in_(group_in), layout_(kernels.layout) {}
 
-  ScratchNeed scratch() const override {
-    return {static_cast<size_t>(out_.w) * static_cast<size_t>(acc_stride_), padded_.codes()};
+  int codes_per_step() const { return kStepBytes / in_.storage.bytes; }
+  int step_bytes() const {
+    return in_.storage.bytes == 1 && layout_ == WeightLayout::kBytes ? kLanes * 4 : kLanes * codes_per_step() * 2;
+  }
+  size_t chunk_bytes(int blocks) const {
+    return static_cast<size_t>(runs_.rows * runs_.columns * runs_.steps) * static_cast<size_t>(blocks * step_bytes());
   }
 
-  void run(RunContext& context) const override {
-    const View source = padded_.prepare(context.shared_scratch, context.pool);
-    const int64_t src_row = static_cast<int64_t>(source.w) * source.stride;
-    context.pool.parallel_for(out_.h, [&](int worker, int begin, int end) {
-      auto* acc = reinterpret_cast<char*>(context.worker_scratch[static_cast<size_t>(worker)].data());
-      for (int y = begin; y < end; ++y) {
-        View row = source;
-        row.data = source.row(y * stride_y_);
-        accumulate(context.kernels, row, src_row, acc);
-        store(context.kernels, acc, y);
-      }
-    });
-  }
-
- protected:
-  virtual void accumulate(const Kernels& kernels, const View& row, int64_t src_row, char* acc) const = 0;
-  virtual void store(const Kernels& kernels, const char* acc, int y) const = 0;
-
-  const bool wide_;
-  const int acc_stride_;
-  const View out_;
-
- private:
-  const int stride_y_;
-  const PaddedInput padded_;
-};
-
-class DepthwiseOp final : public ConvOp {
- public:
-  DepthwiseOp(const ConvSpec& spec, View in, View out, Requantiser requant)
-      : ConvOp(spec.window, spec.acc_bits > 32, in.c, in, out),
-        bias_(spec.bias, spec.bias + in.c),
-        requant_(std::move(requant)) {
-    const int taps = spec.window.taps();
-    weights_.resize(static_cast<size_t>(taps) * static_cast<size_t>(in.c));
-    for (int c = 0; c < in.c; ++c) {
-      for (int t = 0; t < taps; ++t) {
-        weights_[static_cast<size_t>(t * in.c + c)] = static_cast<Code>(spec.weight[c * taps + t]);
-      }
-    }
-    packed_ = {spec.window, wide_, weights_.data(), bias_.data()};
-  }
-
- private:
-  void accumulate(const Kernels& kernels, const View& row, int64_t src_row, char* acc) const override {
-    kernels.depthwise_row(packed_, row, src_row, out_.w, acc_stride_, acc);
-  }
-  void store(const Kernels& kernels, const char* acc, int y) const override {
-    kernels.requant_row(requant_, acc, wide_, out_.w, acc_stride_, out_.c, out_.row(y), out_.stride);
-  }
-
-  std::vector<Code> weights_;
-  std::vector<int32_t> bias_;
-  Requantiser requant_;
-  PackedDepthwise packed_;
-};
-
-// Dense is the case of one group. A group's accumulators start at a multiple of kLanes, so codes are written group by
-// group and the lanes behind a group's last channel are dropped.
-class GroupedOp final : public ConvOp {
- public:
-  GroupedOp(const PackedConv& packed, const ConvSpec& spec, View in, View out, const Requantiser& requant)
-      : ConvOp(spec.window, packed.wide, packed.groups * packed.blocks() * kLanes, in, out), packed_(packed) {
-    pack_weights(spec.weight);
-    const int padded_group = packed.blocks() * kLanes;
-    bias_.assign(static_cast<size_t>(packed.groups) * static_cast<size_t>(padded_group), 0);
-    for (int g = 0; g < packed.groups; ++g) {
-      const int first = g * packed.out_per_group;
-      for (int k = 0; k < packed.out_per_group; ++k) {
-        bias_[static_cast<size_t>(g * padded_group + k)] = spec.bias[first + k];
-      }
-      Requantiser part = requant;
-      part.shift.assign(requant.shift.begin() + first, requant.shift.begin() + first + packed.out_per_group);
-      requant_.push_back(std::move(part));
-    }
-    packed_.weights = weights_.data();
-    packed_.bias = bias_.data();
-  }
-
- private:
-  void accumulate(const Kernels& kernels, const View& row, int64_t src_row, char* acc) const override {
-    kernels.conv_row(packed_, row, src_row, out_.w, acc_stride_, acc);
-  }
-
-  void store(const Kernels& kernels, const char* acc, int y) const override {
-    const size_t group_bytes =
-        static_cast<size_t>(packed_.blocks()) * kLanes * (wide_ ? sizeof(int64_t) : sizeof(int32_t));
-    for (int g = 0; g < packed_.groups; ++g) {
-      kernels.requant_row(requant_[static_cast<size_t>(g)], acc + g * group_bytes, wide_, out_.w, acc_stride_,
-                          packed_.out_per_group, out_.row(y) + g * packed_.out_per_group, out_.stride);
-    }
-  }
-
-  void pack_weights(const int32_t* weight) {
-    const int taps = packed_.window.taps();
-    weights_.assign(static_cast<size_t>(packed_.groups * packed_.blocks() * packed_.block_size()), 0);
-    for (int g = 0; g < packed_.groups; ++g) {
-      for (int k = 0; k < packed_.out_per_group; ++k) {
-        const int64_t channel = static_cast<int64_t>(g) * packed_.out_per_group + k;
-        const int32_t* row = weight + channel * packed_.in_per_group * taps;
-        Code* block =
-            weights_.data() + (static_cast<int64_t>(g) * packed_.blocks() + k / kLanes) * packed_.block_size();
-        for (int t = 0; t < taps; ++t) {
-          for (int c = 0; c < packed_.in_per_group; ++c) {
-            const int64_t pair = (static_cast<int64_t>(t) * packed_.pairs() + c / 2) * kLanes;
-            block[(pair + k % kLanes) * 2 + c % 2] = static_cast<Code>(row[c * taps + t]);
+  // Output channels [first, first + blocks * kLanes) below `end`; the others get zeros.
+  void pack(int first, int end, int blocks, uint8_t* to) const {
+    for (int row = 0; row < runs_.rows; ++row) {
+      for (int column = 0; column < runs_.columns; ++column) {
+        for (int step = 0; step < runs_.steps; ++step) {
+          for (int block = 0; block < blocks; ++block) {
+            pack_step(first + block * kLanes, end, row, column, step, to);
+            to += step_bytes();
           }
         }
       }
     }
   }
 
-  std::vector<Code> weights_;
+ private:
+  void pack_step(int first, int end, int row, int column, int step, uint8_t* to) const {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      for (int i = 0; i < codes_per_step(); ++i) {
+        const int16_t w =
+            first + lane < end ? weight(first + lane, row, column, step * codes_per_step() + i) : int16_t{0};
+        if (step_bytes() == kLanes * 4 && in_.storage.bytes == 1) {
+          to[lane * 4 + i] = static_cast<uint8_t>(w);
+        } else if (in_.storage.bytes == 1) {
+          std::memcpy(to + ((i % 2) * kLanes * 2 + lane * 2 + i / 2) * 2, &w, sizeof(w));
+        } else {
+          std::memcpy(to + (lane * 2 + i) * 2, &w, sizeof(w));
+        }
+      }
+    }
+  }
+
+  // The weight of code `code` of a run, 0 between the channels of two taps and behind the last.
+  int16_t weight(int k, int row, int column, int code) const {
+    const int tap = runs_.merged ? code / in_.stride : column;
+    const int channel = runs_.merged ? code % in_.stride : code;
+    if (channel >= in_.c || tap >= conv_.window.size_x) {
+      return 0;
+    }
+    const int64_t index = (static_cast<int64_t>(k) * in_.c + channel) * conv_.window.taps();
+    return conv_.weight[static_cast<size_t>(index + row * conv_.window.size_x + tap)];
+  }
+
+  const ConvParams& conv_;
+  const WindowRuns& runs_;
+  const View& in_;
+  WeightLayout layout_;
+};
+
+View group_view(View in, int groups) {
+  in.c /= groups;
+  return in;
+}
+
+class ConvOp final : public Op {
+ public:
+  ConvOp(const ConvParams& conv, const Requantiser& requant, View in, View out, const Kernels& kernels)
+      : in_(in),
+        out_(out),
+        runs_(make_runs(conv.window, group_view(in, conv.groups))),
+        walk_(conv.window, runs_, group_view(in, conv.groups), out.w) {
+    const View group_in = group_view(in, conv.groups);
+    const WeightPacker packer(conv, runs_, group_in, kernels);
+    const int per_group = conv.channels() / conv.groups;
+    bias_.reserve(static_cast<size_t>(conv.groups * ((per_group + kLanes - 1) / kLanes * kLanes)));
+    for (int g = 0; g < conv.groups; ++g) {
+      const int first = g * per_group;
+      epilogues_.push_back(make_epilogue(requant, first, per_group, out.storage));
+      int blocks_left = (per_group + kLanes - 1) / kLanes;
+      for (int done = 0; blocks_left > 0;) {
+        // Equal chunks: 5 blocks are 3 and 2, not 4 and 1.
+        const int chunks = (blocks_left + kernels.max_blocks - 1) / kernels.max_blocks;
+        const int blocks = (blocks_left + chunks - 1) / chunks;
+        add_chunk(packer, conv, {g, done, blocks}, first + done, first + per_group);
+        done += blocks * kLanes;
+        blocks_left -= blocks;
+      }
+    }
+  }
+
+  ScratchNeed scratch() const override { return {walk_.scratch() + kMaxTileLanes * sizeof(int32_t), 0}; }
+
+  size_t weight_bytes() const override {
+    size_t bytes = bias_.size() * sizeof(int32_t);
+    for (const Chunk& chunk : chunks_) {
+      bytes += chunk.weights.size();
+    }
+    return bytes;
+  }
+
+  void run(const RunContext& context) const override {
+    const int wanted = context.pool.size() == 1 ? 1 : kJobsPerThread * context.pool.size();
+    const auto chunks = static_cast<int>(chunks_.size());
+    const int segments = std::max(1, (wanted + chunks - 1) / chunks);
+    context.pool.parallel_for(chunks * segments, [&](int worker, int job) {
+      const Chunk& chunk = chunks_[static_cast<size_t>(job / segments)];
+      const int tile = context.kernels.tile_pixels[chunk.place.blocks];
+      const int64_t tiles = (out_.pixels() + tile - 1) / tile, segment = job % segments;
+      const int64_t begin = tiles * segment / segments * tile, end = tiles * (segment + 1) / segments * tile;
+      run_chunk(context.kernels, chunk, begin, std::min(end, out_.pixels()), context.scratch_of(worker));
+    });
+  }
+
+ private:
+  struct Place {
+    int group, first, blocks;  // first channel inside of the group
+  };
+  struct Chunk {
+    Place place;
+    std::vector<uint8_t> weights;
+    size_t bias;  // index into bias_
+  };
+
+  void add_chunk(const WeightPacker& packer, const ConvParams& conv, Place place, int begin, int end) {
+    Chunk chunk{place, std::vector<uint8_t>(packer.chunk_bytes(place.blocks)), bias_.size()};
+    packer.pack(begin, end, place.blocks, chunk.weights.data());
+    const auto row = conv.weight.size() / conv.bias.size();
+    for (int lane = begin; lane < begin + place.blocks * kLanes; ++lane) {
+      int64_t bias = 0;
+      if (lane < end) {
+        const int16_t* weights = conv.weight.data() + static_cast<size_t>(lane) * row;
+        bias = conv.bias[static_cast<size_t>(lane)];
+        for (size_t i = 0; i < row; ++i) {
+          bias -= int64_t{in_.storage.zero} * weights[i];
+        }
+      }
+      bias_.push_back(static_cast<int32_t>(bias));  // sums are modulo 2^32
+    }
+    chunks_.push_back(std::move(chunk));
+  }
+
+  void run_chunk(const Kernels& kernels, const Chunk& chunk, int64_t begin, int64_t end, uint8_t* scratch) const {
+    const auto [group, first, blocks] = chunk.place;
+    auto* acc = reinterpret_cast<int32_t*>(scratch);
+    uint8_t* patches = scratch + kMaxTileLanes * sizeof(int32_t);
+    ConvChunk packed{blocks,
+                     runs_.rows,
+                     runs_.columns,
+                     runs_.steps,
+                     chunk.weights.data(),
+                     bias_.data() + chunk.bias,
+                     in_.storage.bytes == 2};
+    const Epilogue& epilogue = epilogues_[static_cast<size_t>(group)];
+    const int64_t in_offset =
+        static_cast<int64_t>(group) * (in_.c / static_cast<int>(epilogues_.size())) * in_.storage.bytes;
+    const int64_t out_offset = (static_cast<int64_t>(group) * epilogue.channels + first) * out_.storage.bytes;
+    const int tile = kernels.tile_pixels[blocks];
+    TileSource source;
+    for (int64_t at = begin; at < end; at += tile) {
+      const int pixels = static_cast<int>(std::min<int64_t>(tile, end - at));
+      walk_.locate(at, pixels, in_offset, patches, source);
+      kernels.conv_tile(packed, source, pixels, acc);
+      kernels.finish(epilogue, acc, first, blocks, pixels, out_.pixel(at) + out_offset, out_.pixel_bytes());
+    }
+  }
+
+  View in_, out_;
+  WindowRuns runs_;
+  WindowWalk walk_;
+  std::vector<Epilogue> epilogues_;  // [groups]
+  std::vector<Chunk> chunks_;
   std::vector<int32_t> bias_;
-  std::vector<Requantiser> requant_;
-  PackedConv packed_;
 };
 
 }  // namespace
 
-std::unique_ptr<Op> make_conv(const ConvSpec& spec, View in, View out, Requantiser requant) {
-  if (spec.groups == in.c && in.c == out.c) {
-    return std::make_unique<DepthwiseOp>(spec, in, out, std::move(requant));
-  }
-  const PackedConv packed{spec.window, spec.groups, in.c / spec.groups, out.c / spec.groups, spec.acc_bits > 32,
-                          nullptr,     nullptr};
-  return std::make_unique<GroupedOp>(packed, spec, in, out, requant);
+bool ConvParams::fits_bytes() const {
+  return std::all_of(weight.begin(), weight.end(), [](int16_t w) { return w >= -128 && w <= 127; });
+}
+
+std::unique_ptr<Op> make_conv(const ConvParams& conv, const Requantiser& requant, View in, View out,
+                              const Kernels& kernels) {
+  return std::make_unique<ConvOp>(conv, requant, in, out, kernels);
 }
 
 }  // namespace yhw

@@ -49,43 +49,52 @@ int64_t padded_codes(const Window& w, const Shape& in, const Shape& out) {
                                                                                   : rows * columns * (in.c + 1);
 }
 
-const Kernels& kernels_of(const std::string& path) {
+// The instruction sets of this build, best first.
+struct Path {
+  const char* name;
+  bool (*runs_here)();
+  const Kernels& (*kernels)();
+};
+
+constexpr Path kPaths[] = {
 #if defined(YHW_X86)
-  if (path == "avx2") {
-    return avx2_kernels();
-  }
+    {"avx512vnni", cpu_has_avx512vnni, avx512vnni_kernels},
+    {"avxvnni", cpu_has_avxvnni, avxvnni_kernels},
+    {"avx2", cpu_has_avx2, avx2_kernels},
 #endif
-  require(path == "scalar", "unknown path '" + path + "'");
-  return scalar_kernels();
+    {"scalar", [] { return true; }, scalar_kernels},
+};
+
+const Path& choose_path(const std::string& wanted) {
+  for (const Path& path : kPaths) {
+    if (path.runs_here() && (wanted == "auto" || wanted == path.name)) {
+      return path;
+    }
+  }
+  throw std::invalid_argument("engine: path '" + wanted + "' is not one this processor and build can run");
 }
 
-std::string choose_path(const std::string& wanted) {
-  const auto available = Engine::paths();
-  if (wanted == "auto") {
-    return available.front();
-  }
-  require(std::find(available.begin(), available.end(), wanted) != available.end(),
-          "path '" + wanted + "' is not one this processor and build can run");
-  return wanted;
+Storage checked_storage(const Format& format) {
+  require(format.bits >= 2 && format.bits <= (format.is_signed ? 16 : 15),
+          "codes must have 2 to 16 bits, 15 if unsigned");
+  return storage_of(format.bits, format.is_signed);
 }
 
 }  // namespace
 
 std::vector<std::string> Engine::paths() {
   std::vector<std::string> result;
-#if defined(YHW_X86)
-  if (cpu_has_avx2()) {
-    result.push_back("avx2");
+  for (const Path& path : kPaths) {
+    if (path.runs_here()) {
+      result.push_back(path.name);
+    }
   }
-#endif
-  result.push_back("scalar");
   return result;
 }
 
-Engine::Engine(const std::string& path, int threads, Shape input)
-    : path_(choose_path(path)), kernels_(&kernels_of(path_)), pool_(checked_threads(threads)) {
-  worker_scratch_.resize(static_cast<size_t>(pool_.size()));
-  new_tensor(input);
+Engine::Engine(const std::string& path, int threads, Shape input, Format format)
+    : path_(choose_path(path).name), kernels_(&choose_path(path).kernels()), pool_(checked_threads(threads)) {
+  new_tensor(input, checked_storage(format));
 }
 
 const Engine::Tensor& Engine::at(int tensor) const {
@@ -95,24 +104,20 @@ const Engine::Tensor& Engine::at(int tensor) const {
 
 Shape Engine::shape(int tensor) const { return at(tensor).shape; }
 
-int Engine::new_tensor(Shape shape) {
+int Engine::new_tensor(Shape shape, Storage storage) {
   require(shape.c > 0 && shape.h > 0 && shape.w > 0, "a map must not be empty");
-  const int64_t codes = static_cast<int64_t>(shape.c) * shape.h * shape.w;
-  require(codes < kMaxCodes, "a map must have fewer than 2^31 codes");
-  Tensor tensor{shape, {}, std::vector<Code>(static_cast<size_t>(codes) + kLanes)};
-  tensor.view = {tensor.memory.data(), shape.c, shape.h, shape.w, shape.c};
-  tensors_.push_back(std::move(tensor));
+  require(static_cast<int64_t>(shape.c) * shape.h * shape.w < kMaxCodes, "a map must have fewer than 2^31 codes");
+  tensors_.push_back({shape, storage});
   return tensors() - 1;
 }
 
-void Engine::push(std::unique_ptr<Op> op) {
-  const ScratchNeed need = op->scratch();
-  for (auto& scratch : worker_scratch_) {
-    scratch.resize(std::max(scratch.size(), need.worker_words));
-  }
-  shared_scratch_.resize(std::max(shared_scratch_.size(), need.shared_codes));
-  ops_.push_back(std::move(op));
+int Engine::push(std::vector<int> inputs, int output, MakeOp make) {
+  nodes_.push_back({std::move(inputs), output, std::move(make)});
+  return output;
 }
+
+void Engine::check_open() const { require(!built_, "nothing can be added after build"); }
+void Engine::check_built() const { require(built_, "build comes before run"); }
 
 void Engine::check_requant(const Requantiser& requant, int channels) const {
   require(requant.shift.size() == static_cast<size_t>(channels), "one shift per channel is needed");
@@ -124,143 +129,161 @@ void Engine::check_requant(const Requantiser& requant, int channels) const {
   require(p.code_bits >= 2 && p.code_bits <= 16, "codes must have 2 to 16 bits");
   require(requant.table.empty() || requant.table.size() == size_t{1} << p.code_bits,
           "a table must have 2^bits entries");
+  require(requant.acc_bits >= 1 && requant.acc_bits <= 62, "accumulators must have 1 to 62 bits");
   require(p.code_hi - p.code_lo + 1 == int64_t{1} << p.code_bits, "code_lo and code_hi must span 2^bits codes");
 }
 
-int Engine::conv(int in, Shape out, const ConvSpec& spec, Requantiser requant) {
-  const View source = at(in).view;
-  require(spec.groups > 0 && source.c % spec.groups == 0 && out.c % spec.groups == 0,
+int Engine::conv(int in, Shape out, Format format, ConvParams conv, Requantiser requant) {
+  check_open();
+  const Tensor source = at(in);
+  require(conv.groups > 0 && source.shape.c % conv.groups == 0 && out.c % conv.groups == 0,
           "groups must divide the channels");
-  check_window(spec.window, out);
-  require(padded_codes(spec.window, at(in).shape, out) < kMaxCodes, "a padded map must have fewer than 2^31 codes");
+  check_window(conv.window, out);
+  const int64_t expected = int64_t{out.c} * (source.shape.c / conv.groups) * conv.window.taps();
+  require(static_cast<int64_t>(conv.weight.size()) == expected && static_cast<int>(conv.bias.size()) == out.c,
+          "weight or bias does not fit the convolution");
+  require(padded_codes(conv.window, source.shape, out) < kMaxCodes, "a padded map must have fewer than 2^31 codes");
   check_requant(requant, out.c);
-  const int result = new_tensor(out);
-  push(make_conv(spec, source, at(result).view, std::move(requant)));
+  const int result = new_tensor(out, checked_storage(format));
+  if (requant.acc_bits > 32) {
+    return push({in}, result,
+                [=](const auto& views, const View& y) { return make_wide_conv(conv, requant, views[0], y); });
+  }
+  if (conv.groups == source.shape.c && out.c == source.shape.c) {
+    return push({in}, result, [=](const auto& views, const View& y) {
+      return make_depthwise(conv, requant, views[0], y, *kernels_);
+    });
+  }
+  const int codes = source.storage.bytes == 1 && !conv.fits_bytes() ? widened(in) : in;
+  return push({codes}, result,
+              [=](const auto& views, const View& y) { return make_conv(conv, requant, views[0], y, *kernels_); });
+}
+
+int Engine::widened(int in) {
+  const int result = new_tensor(at(in).shape, {2, 0});
+  push_copy(in, result);
   return result;
 }
 
-int Engine::add(const std::vector<int>& inputs, const std::vector<int>& left_shifts, Requantiser requant) {
+int Engine::add(const std::vector<int>& inputs, const std::vector<int>& left_shifts, Format format,
+                Requantiser requant) {
+  check_open();
   require(!inputs.empty() && inputs.size() == left_shifts.size(), "add needs one shift per input");
   const Shape shape = at(inputs[0]).shape;
-  std::vector<View> views;
   for (size_t i = 0; i < inputs.size(); ++i) {
     const Shape other = at(inputs[i]).shape;
     require(other.c == shape.c && other.h == shape.h && other.w == shape.w, "inputs of add must have one shape");
     require(left_shifts[i] >= 0 && left_shifts[i] < 32, "input shifts must be in [0, 31]");
-    views.push_back(at(inputs[i]).view);
   }
   check_requant(requant, shape.c);
-  const int result = new_tensor(shape);
-  push(make_add(std::move(views), left_shifts, at(result).view, std::move(requant)));
-  return result;
+  return push(inputs, new_tensor(shape, checked_storage(format)),
+              [=](const auto& views, const View& y) { return make_add(views, left_shifts, requant, y); });
 }
 
-int Engine::mul(int map, int factors, Requantiser requant) {
+int Engine::mul(int map, int factors, Format format, Requantiser requant) {
+  check_open();
   const Shape shape = at(map).shape, other = at(factors).shape;
   const bool per_channel = other.c == shape.c && other.h == 1 && other.w == 1;
   const bool per_pixel = other.c == 1 && other.h == shape.h && other.w == shape.w;
   const bool same = other.c == shape.c && other.h == shape.h && other.w == shape.w;
   require(per_channel || per_pixel || same, "the factors of mul do not fit the map");
   check_requant(requant, shape.c);
-  const int result = new_tensor(shape);
-  push(make_mul(at(map).view, at(factors).view, at(result).view, std::move(requant)));
-  return result;
+  return push({map, factors}, new_tensor(shape, checked_storage(format)),
+              [=](const auto& views, const View& y) { return make_mul(requant, views[0], views[1], y); });
 }
 
-int Engine::avgpool(int in, Requantiser requant) {
+int Engine::avgpool(int in, Format format, Requantiser requant) {
+  check_open();
   const Shape shape{at(in).shape.c, 1, 1};
   check_requant(requant, shape.c);
-  const int result = new_tensor(shape);
-  push(make_avgpool(at(in).view, at(result).view, std::move(requant)));
-  return result;
+  return push({in}, new_tensor(shape, checked_storage(format)),
+              [=](const auto& views, const View& y) { return make_avgpool(requant, views[0], y); });
 }
 
 int Engine::maxpool(int in, Shape out, const Window& window) {
-  const View source = at(in).view;
-  require(out.c == source.c, "a pool keeps the channels");
+  check_open();
+  const Tensor source = at(in);
+  require(out.c == source.shape.c, "a pool keeps the channels");
   check_window(window, out);
   require(window.dilation_y == 1 && window.dilation_x == 1, "a pool has dilation 1");
   require(window.size_y > window.pad_y && window.size_x > window.pad_x &&
-              int64_t{out.h - 1} * window.stride_y - window.pad_y < source.h &&
-              int64_t{out.w - 1} * window.stride_x - window.pad_x < source.w,
+              int64_t{out.h - 1} * window.stride_y - window.pad_y < source.shape.h &&
+              int64_t{out.w - 1} * window.stride_x - window.pad_x < source.shape.w,
           "pool windows must touch the map");
-  const int result = new_tensor(out);
-  push(make_maxpool(window, source, at(result).view));
-  return result;
+  return push({in}, new_tensor(out, source.storage),
+              [=](const auto& views, const View& y) { return make_maxpool(window, views[0], y); });
 }
 
 int Engine::concat(const std::vector<int>& inputs) {
+  check_open();
   require(!inputs.empty(), "concat needs inputs");
-  Shape shape = at(inputs[0]).shape;
+  const Tensor first = at(inputs[0]);
+  Shape shape = first.shape;
   shape.c = 0;
   for (int input : inputs) {
-    const Shape other = at(input).shape;
-    require(other.h == shape.h && other.w == shape.w, "inputs of concat must have one size");
-    shape.c += other.c;
+    const Tensor& other = at(input);
+    require(other.shape.h == shape.h && other.shape.w == shape.w, "inputs of concat must have one size");
+    require(other.storage == first.storage, "inputs of concat must have one format");
+    shape.c += other.shape.c;
   }
-  const int result = new_tensor(shape);
-  View part = at(result).view;
+  const int result = new_tensor(shape, first.storage);
+  int channel = 0;
   for (int input : inputs) {
-    const View source = at(input).view;
-    part.c = source.c;
-    push(make_upsample(1, source, part));
-    part.data += source.c;
+    if (can_alias(input, result, channel)) {
+      tensors_[static_cast<size_t>(input)].parent = result;
+      tensors_[static_cast<size_t>(input)].channel = channel;
+    } else {
+      const int part = new_tensor(at(input).shape, first.storage);
+      tensors_.back().parent = result;
+      tensors_.back().channel = channel;
+      push_copy(input, part);
+    }
+    channel += at(input).shape.c;
   }
   return result;
+}
+
+// Whether a tensor can lie in the concatenation it is a part of, so that nothing is copied. Kernels read up to a vector
+// beyond a part; where parts are whole vectors, no thread reads there what another one is writing.
+bool Engine::can_alias(int part, int whole, int channel) const {
+  const Tensor& tensor = at(part);
+  const bool vectors = tensor.shape.c % kLanes == 0 && channel % kLanes == 0;
+  return part != 0 && tensor.parent < 0 && tensor.stride() == tensor.shape.c && vectors && part != whole;
+}
+
+void Engine::push_copy(int from, int to) {
+  push({from}, to, [](const auto& views, const View& y) { return make_upsample(1, views[0], y); });
 }
 
 int Engine::slice(int in, int start, int stop) {
-  View view = at(in).view;
-  require(0 <= start && start < stop && stop <= view.c, "a slice must lie inside of the map");
-  view.data += start;
-  view.c = stop - start;
-  tensors_.push_back({{view.c, view.h, view.w}, view, {}});
-  return tensors() - 1;
+  check_open();
+  const Tensor source = at(in);
+  require(0 <= start && start < stop && stop <= source.shape.c, "a slice must lie inside of the map");
+  const int result = new_tensor({stop - start, source.shape.h, source.shape.w}, source.storage);
+  tensors_.back().parent = in;
+  tensors_.back().channel = start;
+  return result;
 }
 
 int Engine::upsample(int in, int stride) {
-  const Shape shape = at(in).shape;
+  check_open();
+  const Tensor source = at(in);
   require(stride > 0 && stride <= 64, "an upsample stride must be in [1, 64]");
-  const int result = new_tensor({shape.c, shape.h * stride, shape.w * stride});
-  push(make_upsample(stride, at(in).view, at(result).view));
-  return result;
+  const int result = new_tensor({source.shape.c, source.shape.h * stride, source.shape.w * stride}, source.storage);
+  return push({in}, result, [=](const auto& views, const View& y) { return make_upsample(stride, views[0], y); });
 }
 
 int Engine::permute(int in, Shape out, std::vector<int32_t> sources) {
-  const Shape shape = at(in).shape;
-  const int64_t size = static_cast<int64_t>(shape.c) * shape.h * shape.w;
+  check_open();
+  const Tensor source = at(in);
+  const int64_t size = static_cast<int64_t>(source.shape.c) * source.shape.h * source.shape.w;
   require(static_cast<int64_t>(out.c) * out.h * out.w == size && static_cast<int64_t>(sources.size()) == size,
           "a permutation keeps the number of codes");
-  for (int32_t source : sources) {
-    require(source >= 0 && source < size, "a permutation's sources must lie inside of the map");
+  for (int32_t index : sources) {
+    require(index >= 0 && index < size, "a permutation's sources must lie inside of the map");
   }
-  const int result = new_tensor(out);
-  push(make_permute(std::move(sources), at(in).view, at(result).view));
-  return result;
-}
-
-void Engine::run(const Code* input) {
-  const View& view = tensors_[0].view;
-  const int64_t plane = static_cast<int64_t>(view.h) * view.w;
-  for (int64_t p = 0; p < plane; ++p) {
-    for (int c = 0; c < view.c; ++c) {
-      view.data[p * view.stride + c] = input[c * plane + p];
-    }
-  }
-  RunContext context{*kernels_, pool_, worker_scratch_, shared_scratch_};
-  for (const auto& op : ops_) {
-    op->run(context);
-  }
-}
-
-void Engine::read(int tensor, Code* out) const {
-  const View& view = at(tensor).view;
-  const int64_t plane = static_cast<int64_t>(view.h) * view.w;
-  for (int64_t p = 0; p < plane; ++p) {
-    for (int c = 0; c < view.c; ++c) {
-      out[c * plane + p] = view.data[p * view.stride + c];
-    }
-  }
+  return push({in}, new_tensor(out, source.storage),
+              [=](const auto& views, const View& y) { return make_permute(sources, views[0], y); });
 }
 
 }  // namespace yhw

@@ -1,60 +1,116 @@
 // SPDX-License-Identifier: Apache-2.0
 // The inner loops of the engine as a table of functions, one table per instruction set. All tables give equal codes.
+//
+// Everything works in tiles: some neighbouring output pixels by at most 4 blocks of kLanes output channels. A kernel
+// leaves the accumulators of a tile as [pixel][block][kLanes], and `finish` turns them into codes.
 #ifndef YHW_ENGINE_KERNELS_H_
 #define YHW_ENGINE_KERNELS_H_
 
 #include <cstdint>
 
-#include "requantiser.h"
+#include "epilogue.h"
 #include "view.h"
 #include "window.h"
 
 namespace yhw {
 
-// Output channels computed together; weights and accumulators are padded to a multiple of it.
-constexpr int kLanes = 16;
+constexpr int kMaxBlocks = 4;
+constexpr int kMaxTilePixels = 16;
+constexpr int kMaxTileLanes = kMaxTilePixels * kMaxBlocks * kLanes;
+// Bytes of input that one dot product step takes: 4 codes of one byte or 2 of two bytes.
+constexpr int kStepBytes = 4;
 
-// Packed weights of a grouped convolution: [group][K / group / kLanes][tap][C / group / 2][kLanes][2], zero padded.
-struct PackedConv {
-  Window window;
-  int groups = 1;
-  int in_per_group = 0;   // C / groups
-  int out_per_group = 0;  // K / groups
-  bool wide = false;      // accumulators may need more than 32 bits
-  const Code* weights = nullptr;
-  const int32_t* bias = nullptr;  // [groups][blocks * kLanes]
-
-  int pairs() const { return (in_per_group + 1) / 2; }
-  int blocks() const { return (out_per_group + kLanes - 1) / kLanes; }
-  int64_t block_size() const { return static_cast<int64_t>(window.taps()) * pairs() * kLanes * 2; }
+// How a convolution's weights lie in memory for a step of kStepBytes input bytes and kLanes output channels.
+enum class WeightLayout {
+  kBytes,        // [kLanes][4] int8, for bytes
+  kEvenOddWords  // [2][kLanes][2] int16, for bytes: codes 0 and 2, then codes 1 and 3
 };
 
-// Packed weights of a depthwise convolution: [tap][C].
+// Weights of up to kMaxBlocks blocks of output channels that are computed together. Two-byte codes have weights
+// [kLanes][2] int16 per step.
+struct ConvChunk {
+  int blocks = 0;
+  int rows = 0, columns = 0;         // runs of consecutive input bytes per window; the taps of a row may form one run
+  int steps = 0;                     // per run
+  const uint8_t* weights = nullptr;  // [rows][columns][steps][blocks] steps
+  const int32_t* bias = nullptr;     // [blocks * kLanes]
+  bool words = false;                // two-byte codes
+};
+
+// Weights of a block of kLanes output channels of which most steps are zero: one weight step and one input offset for
+// each other step. Bytes only.
+struct SparseBlock {
+  int count = 0;
+  const uint8_t* weights = nullptr;  // [count] steps
+  const int32_t* offset = nullptr;   // [count] bytes from a pixel's origin
+  const int32_t* bias = nullptr;     // [kLanes]
+};
+
+// Where the windows of a tile's pixels lie: run (r, s) of pixel p begins at origin[p] + r * pitch_y[p] + s *
+// pitch_x[p].
+struct TileSource {
+  const uint8_t* origin[kMaxTilePixels];
+  int64_t pitch_y[kMaxTilePixels];
+  int64_t pitch_x[kMaxTilePixels];
+  int64_t spacing = 0;   // bytes from one origin to the next where `uniform`
+  bool uniform = false;  // equal distances and pitches
+};
+
+// Weights of a depthwise convolution, padded to whole blocks.
 struct PackedDepthwise {
   Window window;
-  bool wide = false;
-  const Code* weights = nullptr;
-  const int32_t* bias = nullptr;  // [C]
+  int lanes = 0;                     // channels, padded to whole blocks
+  const int16_t* weights = nullptr;  // [tap][lanes]
+  // Bytes by bytes, where the instruction set interleaves taps: [lanes / kLanes][taps / 4] steps; else null.
+  const uint8_t* quads = nullptr;
+  const int32_t* bias = nullptr;  // [lanes]
+};
+// Most taps of a depthwise convolution in quads.
+constexpr int kMaxQuadTaps = 64;
+
+// Neighbouring pixels of one map.
+struct PixelRun {
+  const uint8_t* data = nullptr;
+  int64_t spacing = 0;  // bytes from one pixel to the next
+  int pixels = 0;
+  int channels = 0;
+  Storage storage;
 };
 
 struct Kernels {
   const char* name;
+  WeightLayout layout;
+  bool interleaves;                 // depthwise convolutions in quads of taps
+  int max_blocks;                   // most blocks of a chunk
+  int tile_pixels[kMaxBlocks + 1];  // most pixels of a tile with this many blocks
 
-  // Accumulators of one output row: acc[x * acc_stride + group * blocks * kLanes + k]. `src` is the padded map at the
-  // row's first tap; `src_row` is the distance of its rows in codes. `acc` holds int64 if conv.wide, else int32.
-  void (*conv_row)(const PackedConv& conv, const View& src, int64_t src_row, int out_w, int acc_stride, void* acc);
-  // The same for a depthwise convolution, acc[x * acc_stride + c].
-  void (*depthwise_row)(const PackedDepthwise& conv, const View& src, int64_t src_row, int out_w, int acc_stride,
-                        void* acc);
-  // Codes of `pixels` pixels with `channels` channels each from accumulators (int64 if `wide`, else int32).
-  void (*requant_row)(const Requantiser& requant, const void* acc, bool wide, int pixels, int acc_stride, int channels,
-                      Code* out, int out_stride);
-  // One output row of a max pool; taps outside of the map are skipped.
-  void (*maxpool_row)(const Window& window, const View& src, int y, const View& dst);
+  void (*conv_tile)(const ConvChunk& chunk, const TileSource& source, int pixels, int32_t* acc);
+  void (*sparse_tile)(const SparseBlock& block, const TileSource& source, int pixels, int32_t* acc);
+  // Accumulators [pixel][blocks][kLanes] of channels first, ... of a depthwise convolution.
+  void (*depthwise_tile)(const PackedDepthwise& conv, const TileSource& source, int pixels, int first, int blocks,
+                         Storage storage, int32_t* acc);
+  // acc[pixel][blocks of all channels] = code << left, or += where not `start`.
+  void (*add_tile)(const PixelRun& run, int left, bool start, int32_t* acc);
+  // The same, = a * b; b has spacing 0 for factors that all pixels share, and 1 channel for factors that all channels
+  // do.
+  void (*mul_tile)(const PixelRun& a, const PixelRun& b, int32_t* acc);
+  // Codes of a tile: channels first, ... of `pixels` pixels that are `spacing` bytes apart.
+  void (*finish)(const Epilogue& epilogue, const int32_t* acc, int first, int blocks, int pixels, uint8_t* out,
+                 int64_t spacing);
+  void (*finish_wide)(const Epilogue& epilogue, const int64_t* acc, int first, int blocks, int pixels, uint8_t* out,
+                      int64_t spacing);
+  // Row y of a max pool; taps outside of the map are skipped. `columns` has room for a row of `src`.
+  void (*maxpool_row)(const Window& window, const View& src, int y, const View& dst, uint8_t* columns);
+  // Codes [C, H, W] into the input map.
+  void (*load_bytes)(const uint8_t* image, const View& map);
+  void (*load_signed_bytes)(const int8_t* image, const View& map);
+  void (*load_words)(const Code* image, const View& map);
 };
 
 const Kernels& scalar_kernels();
 const Kernels& avx2_kernels();
+const Kernels& avxvnni_kernels();
+const Kernels& avx512vnni_kernels();
 
 }  // namespace yhw
 

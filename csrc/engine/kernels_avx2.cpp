@@ -1,72 +1,48 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernels for AVX2, compiled with -mavx2 and called only where the processor has it.
-#include <immintrin.h>
-
-#include "kernels_impl.h"
+// Kernels for AVX2, called only where the processor has it.
+#include "dot256.h"
 
 namespace yhw {
 namespace {
 
+// vpmaddwd multiplies 16 int16 pairs and adds neighbours in int32. The sum of two products wraps only for
+// (-2^15)^2 + (-2^15)^2, like every sum here, modulo 2^32.
+YHW_INLINE void add_words(Pair256& acc, __m256i x, const __m256i* w) {
+  acc.low = _mm256_add_epi32(acc.low, _mm256_madd_epi16(x, _mm256_loadu_si256(w)));
+  acc.high = _mm256_add_epi32(acc.high, _mm256_madd_epi16(x, _mm256_loadu_si256(w + 1)));
+}
+
+// vpmaddubsw would saturate, so bytes are widened: the even ones of a step by a mask, the odd ones by a shift.
+struct Bytes256 : Dot256 {
+  static constexpr int kWeightBytes = 128;
+
+  struct EvenOdd {
+    __m256i even, odd;
+  };
+  static YHW_INLINE EvenOdd input(const uint8_t* from) {
+    const __m256i step = Dot256::input(from);
+    return {_mm256_and_si256(step, _mm256_set1_epi16(0xff)), _mm256_srli_epi16(step, 8)};
+  }
+  static YHW_INLINE void add(Pair256& acc, const EvenOdd& x, const __m256i* w) {
+    add_words(acc, x.even, w);
+    add_words(acc, x.odd, w + 2);
+  }
+};
+struct Words256 : Dot256 {
+  static YHW_INLINE void add(Pair256& acc, __m256i x, const __m256i* w) { add_words(acc, x, w); }
+};
+
 struct Avx2Isa {
   static constexpr const char* kName = "avx2";
-  static constexpr int kPixels = 4;
+  static constexpr WeightLayout kLayout = WeightLayout::kEvenOddWords;
+  using Bytes = Bytes256;
+  using Words = Words256;
+  static constexpr int kMaxBlocks = 1;
+  static constexpr int kTilePixels[] = {0, 5, 0, 0, 0};
 
-  // vpmaddwd multiplies 16 int16 pairs and adds neighbours in int32: two channels of 8 output channels. It is exact, as
-  // the pair sum stays below 2^31 wherever the accumulator does (the sum of two products overflows only for
-  // (-2^15)^2 + (-2^15)^2, which the accumulator bound excludes).
-  static void accumulate(const Code* weights, int pairs, const Code* x, int64_t step, int pixels, int32_t* acc,
-                         int acc_stride) {
-    if (pixels == kPixels) {
-      tile<kPixels>(weights, pairs, x, step, acc, acc_stride);
-    } else {
-      for (int p = 0; p < pixels; ++p) {
-        tile<1>(weights, pairs, x + p * step, step, acc + static_cast<int64_t>(p) * acc_stride, acc_stride);
-      }
-    }
-  }
-
-  // Wide accumulators: the products of 16-bit codes are widened before the sum.
-  static void accumulate(const Code* weights, int pairs, const Code* x, int64_t step, int pixels, int64_t* acc,
-                         int acc_stride) {
-    for (int p = 0; p < pixels; ++p) {
-      const Code* in = x + p * step;
-      int64_t* out = acc + static_cast<int64_t>(p) * acc_stride;
-      for (int i = 0; i < pairs; ++i) {
-        const Code* w = weights + i * kLanes * 2;
-        const int32_t even = in[2 * i], odd = in[2 * i + 1];
-        for (int k = 0; k < kLanes; ++k) {
-          out[k] += static_cast<int64_t>(even * w[2 * k]) + odd * w[2 * k + 1];
-        }
-      }
-    }
-  }
-
- private:
-  template <int kCount>
-  static void tile(const Code* weights, int pairs, const Code* x, int64_t step, int32_t* acc, int acc_stride) {
-    __m256i sum[kCount][2];
-    for (int p = 0; p < kCount; ++p) {
-      const auto* from = reinterpret_cast<const __m256i*>(acc + static_cast<int64_t>(p) * acc_stride);
-      sum[p][0] = _mm256_loadu_si256(from);
-      sum[p][1] = _mm256_loadu_si256(from + 1);
-    }
-    for (int i = 0; i < pairs; ++i) {
-      const auto* w = reinterpret_cast<const __m256i*>(weights + static_cast<int64_t>(i) * kLanes * 2);
-      const __m256i low = _mm256_loadu_si256(w), high = _mm256_loadu_si256(w + 1);
-      for (int p = 0; p < kCount; ++p) {
-        int32_t pair;
-        std::memcpy(&pair, x + p * step + 2 * i, sizeof(pair));
-        const __m256i in = _mm256_set1_epi32(pair);
-        sum[p][0] = _mm256_add_epi32(sum[p][0], _mm256_madd_epi16(low, in));
-        sum[p][1] = _mm256_add_epi32(sum[p][1], _mm256_madd_epi16(high, in));
-      }
-    }
-    for (int p = 0; p < kCount; ++p) {
-      auto* to = reinterpret_cast<__m256i*>(acc + static_cast<int64_t>(p) * acc_stride);
-      _mm256_storeu_si256(to, sum[p][0]);
-      _mm256_storeu_si256(to + 1, sum[p][1]);
-    }
-  }
+  static constexpr bool kInterleaves = false;
+  static constexpr bool kMasks = false;
+  static YHW_INLINE void store_bytes(uint8_t* to, Vec stored, int) { store_all_bytes(to, stored); }
 };
 
 }  // namespace

@@ -5,25 +5,60 @@
 namespace yhw {
 namespace {
 
-struct ScalarIsa {
-  static constexpr const char* kName = "scalar";
-  static constexpr int kPixels = 4;
+struct Lanes {
+  int32_t at[kLanes];
+};
 
-  template <typename Acc>
-  static void accumulate(const Code* weights, int pairs, const Code* x, int64_t step, int pixels, Acc* acc,
-                         int acc_stride) {
-    for (int p = 0; p < pixels; ++p) {
-      const Code* in = x + p * step;
-      Acc* out = acc + static_cast<int64_t>(p) * acc_stride;
-      for (int i = 0; i < pairs; ++i) {
-        const Code* w = weights + i * kLanes * 2;
-        const Acc even = in[2 * i], odd = in[2 * i + 1];
-        for (int k = 0; k < kLanes; ++k) {
-          out[k] += even * w[2 * k] + odd * w[2 * k + 1];
-        }
+// `Value` by `Weight` in steps of kStepBytes; sums wrap modulo 2^32 as the instruction sets' do.
+template <typename Value, typename Weight>
+struct ScalarDot {
+  using Acc = Lanes;
+  using Weights = const Weight*;
+  static constexpr int kCodes = kStepBytes / static_cast<int>(sizeof(Value));
+  static constexpr int kWeightBytes = kLanes * kCodes * static_cast<int>(sizeof(Weight));
+
+  struct Step {
+    int32_t at[kCodes];
+  };
+
+  static YHW_INLINE Lanes load(const int32_t* from) {
+    Lanes acc;
+    std::memcpy(acc.at, from, sizeof(acc.at));
+    return acc;
+  }
+  static YHW_INLINE void store(int32_t* to, const Lanes& acc) { std::memcpy(to, acc.at, sizeof(acc.at)); }
+  static YHW_INLINE const Weight* weights(const uint8_t* from) { return reinterpret_cast<const Weight*>(from); }
+  static YHW_INLINE Step input(const uint8_t* from) {
+    Value values[kCodes];
+    std::memcpy(values, from, sizeof(values));
+    Step step;
+    for (int i = 0; i < kCodes; ++i) {
+      step.at[i] = values[i];
+    }
+    return step;
+  }
+  static YHW_INLINE void add(Lanes& acc, const Step& x, const Weight* w) {
+    for (int k = 0; k < kLanes; ++k) {
+      auto sum = static_cast<uint32_t>(acc.at[k]);
+      for (int i = 0; i < kCodes; ++i) {
+        sum += static_cast<uint32_t>(x.at[i] * w[k * kCodes + i]);
       }
+      acc.at[k] = static_cast<int32_t>(sum);
     }
   }
+};
+
+struct ScalarIsa {
+  static constexpr const char* kName = "scalar";
+  static constexpr WeightLayout kLayout = WeightLayout::kBytes;
+  using Bytes = ScalarDot<uint8_t, int8_t>;
+  using Words = ScalarDot<int16_t, int16_t>;
+  static constexpr int kMaxBlocks = 1;
+  static constexpr int kTilePixels[] = {0, 2, 0, 0, 0};
+
+  static constexpr bool kInterleaves = false;
+  static constexpr bool kMasks = false;
+  static YHW_INLINE void store_bytes(uint8_t* to, Vec stored, int) { store_all_bytes(to, stored); }
 };
 
 }  // namespace

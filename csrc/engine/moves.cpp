@@ -12,11 +12,11 @@ class MaxPoolOp final : public Op {
  public:
   MaxPoolOp(const Window& window, View in, View out) : window_(window), in_(in), out_(out) {}
 
-  void run(RunContext& context) const override {
-    context.pool.parallel_for(out_.h, [&](int, int begin, int end) {
-      for (int y = begin; y < end; ++y) {
-        context.kernels.maxpool_row(window_, in_, y, out_);
-      }
+  ScratchNeed scratch() const override { return {static_cast<size_t>(in_.row_bytes()), 0}; }
+
+  void run(const RunContext& context) const override {
+    context.pool.parallel_for(out_.h, [&](int worker, int y) {
+      context.kernels.maxpool_row(window_, in_, y, out_, context.scratch_of(worker));
     });
   }
 
@@ -30,19 +30,29 @@ class UpsampleOp final : public Op {
  public:
   UpsampleOp(int stride, View in, View out) : stride_(stride), in_(in), out_(out) {}
 
-  void run(RunContext& context) const override {
-    context.pool.parallel_for(out_.h, [&](int, int begin, int end) {
-      for (int y = begin; y < end; ++y) {
-        for (int x = 0; x < out_.w; ++x) {
-          const Code* from = in_.row(y / stride_) + static_cast<int64_t>(x / stride_) * in_.stride;
-          std::memcpy(out_.row(y) + static_cast<int64_t>(x) * out_.stride, from,
-                      sizeof(Code) * static_cast<size_t>(in_.c));
+  void run(const RunContext& context) const override {
+    context.pool.parallel_for(in_.h, [&](int, int y) {
+      for (int x = 0; x < in_.w; ++x) {
+        for (int i = 0; i < stride_; ++i) {
+          for (int j = 0; j < stride_; ++j) {
+            copy_pixel(in_.at(y, x), out_.at(y * stride_ + i, x * stride_ + j));
+          }
         }
       }
     });
   }
 
  private:
+  void copy_pixel(const uint8_t* from, uint8_t* to) const {
+    if (in_.storage == out_.storage) {
+      std::memcpy(to, from, static_cast<size_t>(in_.c) * static_cast<size_t>(in_.storage.bytes));
+      return;
+    }
+    for (int c = 0; c < in_.c; ++c) {
+      set_code(out_, to, c, code_at(in_, from, c));
+    }
+  }
+
   int stride_;
   View in_, out_;
 };
@@ -51,15 +61,14 @@ class PermuteOp final : public Op {
  public:
   PermuteOp(std::vector<int32_t> sources, View in, View out) : sources_(std::move(sources)), in_(in), out_(out) {}
 
-  void run(RunContext& context) const override {
-    const int out_size = out_.h * out_.w, in_size = in_.h * in_.w;
-    context.pool.parallel_for(out_size, [&](int, int begin, int end) {
-      for (int p = begin; p < end; ++p) {
+  void run(const RunContext& context) const override {
+    context.pool.parallel_for(out_.h, [&](int, int y) {
+      for (int x = 0; x < out_.w; ++x) {
+        const int64_t pixel = static_cast<int64_t>(y) * out_.w + x;
         for (int c = 0; c < out_.c; ++c) {
-          const int32_t source =
-              sources_[static_cast<size_t>(c) * static_cast<size_t>(out_size) + static_cast<size_t>(p)];
-          const int64_t pixel = source % in_size;
-          out_.data[static_cast<int64_t>(p) * out_.stride + c] = in_.data[pixel * in_.stride + source / in_size];
+          const int32_t source = sources_[static_cast<size_t>(c * out_.pixels() + pixel)];
+          const auto channel = static_cast<int>(source / in_.pixels());
+          set_code(out_, out_.pixel(pixel), c, code_at(in_, in_.pixel(source % in_.pixels()), channel));
         }
       }
     });

@@ -11,18 +11,24 @@
 
 namespace yhw {
 
-// What an operation needs while it runs. `scratch` has one buffer per worker plus a shared one, grown before the run.
+// Kernels read up to a vector beyond the last code they need; every buffer has this many bytes more.
+constexpr int kSlackBytes = 64;
+
+// What an operation needs while it runs: the scratch memory it asked for.
 struct RunContext {
   const Kernels& kernels;
   ThreadPool& pool;
-  std::vector<std::vector<int64_t>>& worker_scratch;
-  std::vector<Code>& shared_scratch;
+  uint8_t* worker_scratch;  // [worker][worker_bytes]
+  size_t worker_bytes;
+  uint8_t* shared_scratch;
+
+  uint8_t* scratch_of(int worker) const { return worker_scratch + static_cast<size_t>(worker) * worker_bytes; }
 };
 
-// Sizes an operation wants of the scratch buffers.
+// Sizes an operation wants of the scratch buffers, in bytes; both are aligned to 64.
 struct ScratchNeed {
-  size_t worker_words = 0;  // int64 words per worker
-  size_t shared_codes = 0;
+  size_t worker = 0;
+  size_t shared = 0;
 };
 
 // One node of the graph, with its parameters packed and its inputs and output resolved to memory.
@@ -30,7 +36,8 @@ class Op {
  public:
   virtual ~Op() = default;
   virtual ScratchNeed scratch() const { return {}; }
-  virtual void run(RunContext& context) const = 0;
+  virtual size_t weight_bytes() const { return 0; }
+  virtual void run(const RunContext& context) const = 0;
 };
 
 // Shape of a map as the graph declares it.
@@ -39,19 +46,30 @@ struct Shape {
 };
 
 // Parameters of a convolution as the graph holds them: weight [K, C / groups, R, S], bias [K].
-struct ConvSpec {
+struct ConvParams {
   Window window;
   int groups = 1;
-  const int32_t* weight = nullptr;
-  const int32_t* bias = nullptr;
-  int acc_bits = 32;  // proven width of the accumulators
+  std::vector<int16_t> weight;
+  std::vector<int32_t> bias;
+
+  int channels() const { return static_cast<int>(bias.size()); }
+  // Inputs per group.
+  int depth() const { return static_cast<int>(weight.size() / bias.size()) / window.taps(); }
+  bool fits_bytes() const;
 };
 
-std::unique_ptr<Op> make_conv(const ConvSpec& spec, View in, View out, Requantiser requant);
-std::unique_ptr<Op> make_add(std::vector<View> inputs, std::vector<int> left_shifts, View out, Requantiser requant);
-std::unique_ptr<Op> make_mul(View map, View factors, View out, Requantiser requant);
-std::unique_ptr<Op> make_avgpool(View in, View out, Requantiser requant);
+std::unique_ptr<Op> make_conv(const ConvParams& conv, const Requantiser& requant, View in, View out,
+                              const Kernels& kernels);
+std::unique_ptr<Op> make_depthwise(const ConvParams& conv, const Requantiser& requant, View in, View out,
+                                   const Kernels& kernels);
+// For accumulators of more than 32 bits.
+std::unique_ptr<Op> make_wide_conv(const ConvParams& conv, const Requantiser& requant, View in, View out);
+std::unique_ptr<Op> make_add(std::vector<View> inputs, const std::vector<int>& left_shifts, Requantiser requant,
+                             View out);
+std::unique_ptr<Op> make_mul(const Requantiser& requant, View map, View factors, View out);
+std::unique_ptr<Op> make_avgpool(const Requantiser& requant, View in, View out);
 std::unique_ptr<Op> make_maxpool(const Window& window, View in, View out);
+// Nearest-neighbour enlargement; stride 1 is a copy. The storages may differ.
 std::unique_ptr<Op> make_upsample(int stride, View in, View out);
 // `sources` holds the flat CHW input index of every flat CHW output element.
 std::unique_ptr<Op> make_permute(std::vector<int32_t> sources, View in, View out);

@@ -10,14 +10,14 @@
 
 namespace yhw {
 
-// How a node's accumulators become codes.
+// How a node's accumulators become codes, as the graph states it.
 struct Requantiser {
   RequantParams<int64_t> params{};
   Rounding rounding = Rounding::kHalfUp;
   Overflow overflow = Overflow::kSaturate;
   std::vector<int32_t> shift;  // [channels]
   std::vector<Code> table;     // [2^code_bits] or empty
-  bool narrow = false;         // acc * mul, the rounding constant included, provably fits 32 bits
+  int acc_bits = 32;           // proven width of the accumulators
 };
 
 }  // namespace yhw

@@ -2,9 +2,20 @@
 #include "thread_pool.h"
 
 #include <algorithm>
-#include <exception>
 
 namespace yhw {
+namespace {
+
+// Polls before a waiting thread sleeps or yields: some tens of microseconds.
+constexpr int kPolls = 4000;
+
+void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+}  // namespace
 
 ThreadPool::ThreadPool(int threads) {
   const int wanted = threads > 0 ? threads : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
@@ -24,6 +35,7 @@ void ThreadPool::stop() {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     stop_ = true;
+    tickets_.fetch_add(uint64_t{1} << 32);
   }
   start_.notify_all();
   for (auto& worker : workers_) {
@@ -31,60 +43,72 @@ void ThreadPool::stop() {
   }
 }
 
-void ThreadPool::parallel_for(int count, const std::function<void(int, int, int)>& body) {
+void ThreadPool::run(int count, const Loop& loop) {
   if (workers_.empty() || count < 2) {
-    body(0, 0, count);
+    for (int i = 0; i < count; ++i) {
+      loop.call(loop.body, 0, i);
+    }
     return;
   }
+  const auto round = static_cast<uint32_t>(tickets_.load(std::memory_order_relaxed) >> 32) + 1;
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    body_ = &body;
-    count_ = count;
-    pending_ = static_cast<int>(workers_.size());
+    loop_ = loop;
     error_ = nullptr;
-    ++round_;
+    done_.store(0, std::memory_order_relaxed);
+    tickets_.store(uint64_t{round} << 32 | static_cast<uint32_t>(count), std::memory_order_release);
   }
   start_.notify_all();
-  run_share(0);
-  std::unique_lock<std::mutex> lock(mutex_);
-  done_.wait(lock, [this] { return pending_ == 0; });
+  share(0, round);
+  for (int polls = 0; done_.load(std::memory_order_acquire) != count; ++polls) {
+    polls < kPolls ? relax() : std::this_thread::yield();
+  }
   if (error_) {
     std::rethrow_exception(error_);
   }
 }
 
+uint32_t ThreadPool::wait_for_round(uint32_t seen) const {
+  const auto round = [this] { return static_cast<uint32_t>(tickets_.load(std::memory_order_acquire) >> 32); };
+  for (int polls = 0; polls < kPolls; ++polls) {
+    if (round() != seen) {
+      return round();
+    }
+    relax();
+  }
+  std::unique_lock<std::mutex> lock(mutex_);
+  start_.wait(lock, [&] { return round() != seen; });
+  return round();
+}
+
 void ThreadPool::work(int worker) {
-  uint64_t seen = 0;
+  uint32_t seen = 0;
   while (true) {
-    {
-      std::unique_lock<std::mutex> lock(mutex_);
-      start_.wait(lock, [&] { return stop_ || round_ != seen; });
-      if (stop_) {
-        return;
-      }
-      seen = round_;
+    seen = wait_for_round(seen);
+    if (stop_) {
+      return;
     }
-    run_share(worker);
-    std::lock_guard<std::mutex> lock(mutex_);
-    if (--pending_ == 0) {
-      done_.notify_one();
-    }
+    share(worker, seen);
   }
 }
 
-void ThreadPool::run_share(int worker) {
-  const int begin = static_cast<int>(static_cast<int64_t>(count_) * worker / size());
-  const int end = static_cast<int>(static_cast<int64_t>(count_) * (worker + 1) / size());
-  if (begin == end) {
-    return;
-  }
-  try {
-    (*body_)(worker, begin, end);
-  } catch (...) {
-    std::lock_guard<std::mutex> lock(mutex_);
-    if (!error_) {
-      error_ = std::current_exception();
+void ThreadPool::share(int worker, uint32_t round) {
+  uint64_t tickets = tickets_.load(std::memory_order_acquire);
+  while (tickets >> 32 == round && static_cast<uint32_t>(tickets) != 0) {
+    if (!tickets_.compare_exchange_weak(tickets, tickets - 1, std::memory_order_acq_rel, std::memory_order_acquire)) {
+      continue;
     }
+    try {
+      // From the last index to the first.
+      loop_.call(loop_.body, worker, static_cast<int>(static_cast<uint32_t>(tickets)) - 1);
+    } catch (...) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (!error_) {
+        error_ = std::current_exception();
+      }
+    }
+    done_.fetch_add(1, std::memory_order_acq_rel);
+    tickets = tickets_.load(std::memory_order_acquire);
   }
 }
 

@@ -2,8 +2,10 @@
 #ifndef YHW_ENGINE_THREAD_POOL_H_
 #define YHW_ENGINE_THREAD_POOL_H_
 
+#include <atomic>
 #include <condition_variable>
-#include <functional>
+#include <cstdint>
+#include <exception>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -12,6 +14,9 @@ namespace yhw {
 
 // A fixed set of threads that share loops. Results do not depend on the number of threads: every iteration writes its
 // own part of the output.
+//
+// Between two loops of one run only microseconds pass, so a thread without work polls for a while before it sleeps.
+// Nothing is allocated by a loop.
 class ThreadPool {
  public:
   // `threads` counts the calling thread; 0 means one per processor. Throws std::system_error where the system grants no
@@ -23,24 +28,38 @@ class ThreadPool {
 
   int size() const { return static_cast<int>(workers_.size()) + 1; }
 
-  // Calls body(worker, begin, end) with disjoint ranges that cover [0, count); worker is in [0, size()). The first
-  // exception thrown by a body is rethrown here.
-  void parallel_for(int count, const std::function<void(int, int, int)>& body);
+  // Calls body(worker, index) once for every index in [0, count), in any order; worker is in [0, size()). The first
+  // exception thrown by a body is rethrown here, after the loop.
+  template <typename Body>
+  void parallel_for(int count, const Body& body) {
+    run(count, {&body, [](const void* function, int worker, int index) {
+                  (*static_cast<const Body*>(function))(worker, index);
+                }});
+  }
 
  private:
+  // A loop and its body without a type; the body outlives the loop.
+  struct Loop {
+    const void* body = nullptr;
+    void (*call)(const void* body, int worker, int index) = nullptr;
+  };
+
+  void run(int count, const Loop& loop);
   void stop();
   void work(int worker);
-  void run_share(int worker);
+  void share(int worker, uint32_t round);
+  uint32_t wait_for_round(uint32_t seen) const;
 
-  std::vector<std::thread> workers_;
-  std::mutex mutex_;
-  std::condition_variable start_, done_;
-  const std::function<void(int, int, int)>* body_ = nullptr;
-  int count_ = 0;
-  int pending_ = 0;
-  uint64_t round_ = 0;
-  bool stop_ = false;
+  // The number of the current loop in the upper half, the indices nobody has taken yet in the lower half. A thread that
+  // wakes late finds another number or none left, so a loop waits for indices, not for threads.
+  std::atomic<uint64_t> tickets_{0};
+  std::atomic<int> done_{0};
+  std::atomic<bool> stop_{false};
+  Loop loop_;
   std::exception_ptr error_;
+  mutable std::mutex mutex_;
+  mutable std::condition_variable start_;
+  std::vector<std::thread> workers_;
 };
 
 }  // namespace yhw

@@ -49,7 +49,7 @@ def check_engine(bundle: OpenBundle, path: str) -> str:
     reference itself runs where a digest differs, to find the code.
     """
     graph = bundle.plan.graph
-    engine = Engine(graph, path=path)
+    engine = Engine(graph, path=path, keep_all=True)
     codes = 0
     for case in bundle.document["golden"]["cases"]:
         image = case_input(bundle, case["case"])

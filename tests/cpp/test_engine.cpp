@@ -11,11 +11,12 @@
 namespace {
 
 using yhw::Code;
-using yhw::ConvSpec;
 using yhw::Engine;
 using yhw::Requantiser;
 using yhw::Shape;
 using yhw::Window;
+
+const yhw::Format kInt8{8, true};
 
 // A small generator of our own, so that every platform sees the same numbers.
 class Numbers {
@@ -77,14 +78,15 @@ void check_conv(const ConvCase& test, const std::string& path, int threads) {
   const int in_group = test.in.c / test.groups, out_group = test.out.c / test.groups;
   const Window& w = test.window;
   const auto input = random_map(numbers, test.in);
-  std::vector<int32_t> weight(static_cast<size_t>(test.out.c * in_group * w.taps()));
+  std::vector<int16_t> weight(static_cast<size_t>(test.out.c * in_group * w.taps()));
   std::vector<int32_t> bias(static_cast<size_t>(test.out.c));
-  for (auto& v : weight) v = numbers.next(-128, 127);
+  for (auto& v : weight) v = static_cast<int16_t>(numbers.next(-128, 127));
   for (auto& v : bias) v = numbers.next(-4000, 4000);
 
-  Engine engine(path, threads, test.in);
+  Engine engine(path, threads, test.in, kInt8);
   const auto requant = leaky(test.out.c, 7);
-  const int y = engine.conv(0, test.out, {w, test.groups, weight.data(), bias.data(), 32}, requant);
+  const int y = engine.conv(0, test.out, kInt8, {w, test.groups, weight, bias}, requant);
+  engine.build({y});
   engine.run(input.data());
   std::vector<Code> got(count(test.out));
   engine.read(y, got.data());
@@ -128,13 +130,14 @@ void test_joins(const std::string& path, int threads) {
   Numbers numbers;
   const Shape shape{5, 6, 7}, joined{10, 6, 7};
   const auto input = random_map(numbers, shape);
-  Engine engine(path, threads, shape);
+  Engine engine(path, threads, shape, kInt8);
   const int pool = engine.maxpool(0, shape, {2, 2, 1, 1, 0, 0, 1, 1});
   Requantiser requant;
   requant.params = {1, 1, 0, -128, 127, 8, -128, 127};
   requant.shift.assign(5, 2);
-  const int sum = engine.add({0, pool}, {0, 1}, requant);
+  const int sum = engine.add({0, pool}, {0, 1}, kInt8, requant);
   const int both = engine.concat({pool, sum});
+  engine.build({both});
   engine.run(input.data());
   std::vector<Code> got(count(joined));
   engine.read(both, got.data());
@@ -157,13 +160,13 @@ void test_joins(const std::string& path, int threads) {
 }
 
 void test_bad_arguments() {
-  CHECK_THROWS(Engine("abacus", 1, Shape{1, 1, 1}));
-  CHECK_THROWS(Engine("auto", 1, Shape{0, 1, 1}));
-  Engine engine("auto", 1, {4, 4, 4});
+  CHECK_THROWS(Engine("abacus", 1, Shape{1, 1, 1}, kInt8));
+  CHECK_THROWS(Engine("auto", 1, Shape{0, 1, 1}, kInt8));
+  Engine engine("auto", 1, {4, 4, 4}, kInt8);
   CHECK_THROWS(engine.slice(0, 3, 5));
   CHECK_THROWS(engine.slice(7, 0, 1));
   CHECK_THROWS(engine.permute(0, {4, 4, 4}, std::vector<int32_t>(64, 64)));
-  CHECK_THROWS(engine.mul(0, 0, leaky(3, 0)));
+  CHECK_THROWS(engine.mul(0, 0, kInt8, leaky(3, 0)));
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include "check.h"
 #include "core/fake_quant.h"
+#include "core/learned_step.h"
 
 namespace {
 
@@ -86,9 +87,69 @@ void test_nan_and_gradient() {
   CHECK_EQUAL(grad(-infinity), 0, 0);
 }
 
+// The range of scaled values that pass, against rounding and comparing codes, at its ends and their neighbours.
+template <Rounding kRounding, Overflow kOverflow, typename Real>
+void test_pass_range(const CodeRange& range) {
+  const auto pass = yhw::pass_range<kRounding, kOverflow, Real>(range);
+  const Real low = static_cast<Real>(yhw::lowest_code<kOverflow>(range)), high = static_cast<Real>(range.hi);
+  for (const Real end : {pass.first, pass.last}) {
+    for (const Real x : {end, std::nextafter(end, Real(-1e9)), std::nextafter(end, Real(1e9))}) {
+      const Real code = yhw::round_real<kRounding>(x);
+      CHECK_EQUAL(x >= pass.first && x <= pass.last, code >= low && code <= high, x);
+    }
+  }
+}
+
+template <Rounding kRounding>
+void test_pass_ranges() {
+  for (int bits = 2; bits <= 16; ++bits) {
+    const int half = 1 << (bits - 1);
+    for (const CodeRange& range : {CodeRange{-half, half - 1, bits}, CodeRange{0, 2 * half - 1, bits}}) {
+      test_pass_range<kRounding, Overflow::kSaturate, float>(range);
+      test_pass_range<kRounding, Overflow::kSaturate, double>(range);
+      test_pass_range<kRounding, Overflow::kSaturateSymmetric, float>(range);
+      test_pass_range<kRounding, Overflow::kSaturateSymmetric, double>(range);
+    }
+  }
+}
+
+void test_learned_fracs() {
+  CHECK_EQUAL(yhw::frac_of_log2_threshold(0.0, 7), 7, 0);
+  CHECK_EQUAL(yhw::frac_of_log2_threshold(std::nextafter(0.0, 1.0), 7), 6, 0);
+  CHECK_EQUAL(yhw::frac_of_log2_threshold(-2.5, 7), 9, 0);
+  CHECK_EQUAL(yhw::frac_of_scale(1.0), 0, 0);
+  CHECK_EQUAL(yhw::frac_of_scale(0.70710678118654746), 1, 0);  // below sqrt(1/2)
+  CHECK_EQUAL(yhw::frac_of_scale(0.70710678118654757), 0, 0);  // above
+  const double nan = std::numeric_limits<double>::quiet_NaN(), infinity = std::numeric_limits<double>::infinity();
+  for (const double bad : {nan, infinity, -infinity}) {
+    CHECK_EQUAL(yhw::frac_of_log2_threshold(bad, 7), yhw::kNoFrac, 0);
+    CHECK_EQUAL(yhw::frac_of_scale(bad), yhw::kNoFrac, 0);
+  }
+  CHECK_EQUAL(yhw::frac_of_scale(0.0), yhw::kNoFrac, 0);
+  CHECK_EQUAL(yhw::frac_of_scale(-1.0), yhw::kNoFrac, 0);
+}
+
+// x - trunc(x / 2^bits) * 2^bits equals fmod for every size of x.
+template <typename Real>
+void test_low_bits() {
+  const Real modulus = 256;
+  for (Real x = Real(0.3); x < Real(1e30); x *= Real(1.7)) {
+    for (const Real signed_x : {x, -x, std::floor(x), std::floor(x) + Real(0.5)}) {
+      CHECK_EQUAL(yhw::low_bits(signed_x, 8), std::fmod(signed_x, modulus), signed_x);
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
+  test_pass_ranges<Rounding::kHalfUp>();
+  test_pass_ranges<Rounding::kHalfEven>();
+  test_pass_ranges<Rounding::kHalfAway>();
+  test_pass_ranges<Rounding::kFloor>();
+  test_learned_fracs();
+  test_low_bits<float>();
+  test_low_bits<double>();
   test_table<float>();
   test_table<double>();
   test_neighbours_of_ties<float>();

@@ -9,10 +9,17 @@ from yolo_hw import _engine
 SHAPE = (3, 4, 5)
 POINT = (1, 1, 1, 1, 0, 0, 1, 1)  # size, stride, pad, dilation
 BIG = 2**31 - 1
+INT8 = (8, True)  # bits, signed
 
 
 def engine(shape=SHAPE, threads=1):
-    return _engine.Engine("auto", threads, shape)
+    return _engine.Engine("auto", threads, shape, INT8)
+
+
+def built():
+    made = engine()
+    made.build([])
+    return made
 
 
 def requantiser(channels, **changes):
@@ -22,14 +29,14 @@ def requantiser(channels, **changes):
         "rounding": 0,
         "overflow": 0,
         "table": np.zeros(0, np.int16),
-        "narrow": False,
+        "acc_bits": 32,
     }
     return _engine.Requantiser(**{**fields, **changes})
 
 
 def conv(*, source=0, out=(2, 4, 5), weight=6, bias=2, window=POINT, groups=1, requant=None):
-    ones = np.ones(weight, np.int32), np.ones(bias, np.int32)
-    return engine().conv(source, out, *ones, window, groups, 32, requant or requantiser(2))
+    ones = np.ones(weight, np.int16), np.ones(bias, np.int32)
+    return engine().conv(source, out, INT8, *ones, window, groups, requant or requantiser(2))
 
 
 def params(**changes):
@@ -72,13 +79,13 @@ def test_the_program_the_others_are_broken_from_is_valid():
         lambda: conv(requant=params(code_hi=128)),
         lambda: requantiser(2, rounding=4),
         lambda: requantiser(2, overflow=-1),
-        lambda: engine().add([], [], requantiser(3)),
-        lambda: engine().add([0, 0], [0], requantiser(3)),
-        lambda: engine().add([0], [32], requantiser(3)),
-        lambda: engine().add([0], [-1], requantiser(3)),
-        lambda: engine().add([0], [0], requantiser(2)),
-        lambda: engine().mul(0, 1, requantiser(3)),
-        lambda: engine().avgpool(0, requantiser(2)),
+        lambda: engine().add([], [], INT8, requantiser(3)),
+        lambda: engine().add([0, 0], [0], INT8, requantiser(3)),
+        lambda: engine().add([0], [32], INT8, requantiser(3)),
+        lambda: engine().add([0], [-1], INT8, requantiser(3)),
+        lambda: engine().add([0], [0], INT8, requantiser(2)),
+        lambda: engine().mul(0, 1, INT8, requantiser(3)),
+        lambda: engine().avgpool(0, INT8, requantiser(2)),
         lambda: engine().maxpool(0, (2, 4, 5), POINT),
         lambda: engine().maxpool(0, (3, 5, 5), POINT),
         lambda: engine().maxpool(0, (3, 2, 5), (2, 2, BIG, 1, 0, 0, 1, 1)),
@@ -99,9 +106,17 @@ def test_the_program_the_others_are_broken_from_is_valid():
         lambda: engine(shape=(1 << 20, 1 << 20, 1 << 20)),
         lambda: engine(threads=100_000),
         lambda: engine(threads=-1),
-        lambda: engine().run(np.zeros((3, 4), np.int16)),
-        lambda: engine().run(np.zeros((3, 5, 4), np.int16)),
-        lambda: engine().read(1),
+        lambda: engine().run(np.zeros(SHAPE, np.int16)),
+        lambda: built().run(np.zeros((3, 4), np.int16)),
+        lambda: built().run(np.zeros((3, 5, 4), np.int16)),
+        lambda: built().read(1),
+        lambda: built().read(0),
+        lambda: built().upsample(0, 2),
+        lambda: built().build([]),
+        lambda: engine().build([1]),
+        lambda: _engine.Engine("auto", 1, SHAPE, (17, True)),
+        lambda: _engine.Engine("auto", 1, SHAPE, (16, False)),
+        lambda: conv(requant=requantiser(2, acc_bits=0)),
     ],
 )
 def test_malformed_programs_are_refused(build):
@@ -112,4 +127,4 @@ def test_malformed_programs_are_refused(build):
 @pytest.mark.parametrize("codes", [np.zeros(SHAPE), np.zeros(SHAPE, np.int64), None, "codes"])
 def test_other_types_than_int16_are_refused(codes):
     with pytest.raises(TypeError):
-        engine().run(codes)
+        built().run(codes)

@@ -18,7 +18,7 @@ WORD_LENGTHS = ((4, 5, 6, 7, 8), (8,), (8, 16), (16,), (2, 3))
 
 
 def assert_same_codes(graph, codes, path, threads):
-    found = Engine(graph, path=path, threads=threads).run_all(codes)
+    found = Engine(graph, path=path, threads=threads, keep_all=True).run_all(codes)
     for name, expected in execute(graph, codes):
         np.testing.assert_array_equal(found[name], expected.codes, err_msg=f"{graph.name} {name} {path} {threads}")
 

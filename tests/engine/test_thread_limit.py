@@ -10,7 +10,7 @@ from yolo_hw._engine import Engine
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), resource.RLIM_INFINITY))
 try:
-    Engine("scalar", 200, (3, 4, 4))
+    Engine("scalar", 200, (3, 4, 4), (8, True))
 except RuntimeError as error:
     print("refused:", error)
 """

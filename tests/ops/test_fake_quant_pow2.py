@@ -145,7 +145,7 @@ def test_layouts_and_empty(device: str) -> None:
     for other in (x.to(memory_format=torch.channels_last), x.transpose(1, 3).contiguous().transpose(1, 3)):
         got = fake_quant_pow2(other, FixedPoint(8, 2))
         assert torch.equal(got, want)
-        assert got.is_contiguous()
+        assert got.stride() == other.stride()
     assert torch.equal(fake_quant_pow2(x[1:, :, 1], FixedPoint(8, 2)), want[1:, :, 1])
     assert fake_quant_pow2(x[:0], FixedPoint(8, 2)).shape == (0, 3, 4, 5)
     assert fake_quant_pow2(x[0, 0, 0, 0], FixedPoint(8, 2)).shape == ()

@@ -71,53 +71,6 @@ def test_gradient_equals_reference(device: str) -> None:
         assert (zeros == 0) if overflow is Overflow.WRAP else (0 < zeros < want.numel())
 
 
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_opcheck(device: str, dtype: torch.dtype) -> None:
-    x = torch.randn(2, 3, 4, dtype=dtype, device=device)
-    frac = torch.tensor([1, 2, 3], dtype=torch.int32, device=device)
-    for sample in (x, x.clone().requires_grad_(), x.transpose(0, 2)[:2]):
-        torch.library.opcheck(torch.ops.yolo_hw.fake_quant_pow2, (sample, frac, 1, 8, True, 0, 0))
-    torch.library.opcheck(torch.ops.yolo_hw.fake_quant_pow2_backward, (x, x, frac, 1, 8, True, 0, 0))
-
-
-BAD = [
-    ({"x": torch.zeros(3, dtype=torch.float16)}, "float32 or float64"),
-    ({"x": torch.zeros(3, dtype=torch.int32)}, "float32 or float64"),
-    ({"frac": torch.zeros(1, dtype=torch.int64)}, "frac must be int32"),
-    ({"frac": torch.zeros(2, dtype=torch.int32)}, "1 or 3 values .* got 2"),
-    ({"frac": torch.zeros(1, 1, dtype=torch.int32)}, "1 dimension, got 2"),
-    ({"frac": torch.zeros(0, dtype=torch.int32)}, "got 0"),
-    ({"frac": torch.full((1,), 65, dtype=torch.int32)}, r"\[-64, 64\], got 65"),
-    ({"frac": torch.zeros(3, dtype=torch.int32), "axis": 1}, r"axis must be in \[0, 1\), got 1"),
-    ({"frac": torch.zeros(3, dtype=torch.int32), "axis": -1}, r"got -1"),
-    ({"bits": 1}, r"\[2, 16\], got 1"),
-    ({"bits": 17}, "got 17"),
-    ({"bits": 16, "signed": False}, r"\[2, 15\], got 16"),
-    ({"rounding": 4}, "rounding"),
-    ({"overflow": -1}, "overflow"),
-]
-
-
-@pytest.mark.parametrize(("change", "message"), BAD)
-def test_bad_argument_is_named(change: dict[str, Any], message: str) -> None:
-    good = {"x": torch.zeros(3), "frac": torch.zeros(1, dtype=torch.int32), "axis": 0, "bits": 8, "signed": True}
-    good |= {"rounding": 0, "overflow": 0}
-    torch.ops.yolo_hw.fake_quant_pow2(*good.values())
-    bad = list((good | change).values())
-    with pytest.raises(RuntimeError, match=message):
-        torch.ops.yolo_hw.fake_quant_pow2(*bad)
-    with pytest.raises(RuntimeError, match=message):
-        torch.ops.yolo_hw.fake_quant_pow2_backward(bad[0], *bad)
-
-
-def test_gradient_of_another_shape_or_dtype_is_refused() -> None:
-    rest = (torch.zeros(3), torch.zeros(1, dtype=torch.int32), 0, 8, True, 0, 0)
-    for grad in (torch.zeros(4), torch.zeros(3, 1), torch.zeros(3, dtype=torch.float64)):
-        with pytest.raises(RuntimeError, match="grad must have"):
-            torch.ops.yolo_hw.fake_quant_pow2_backward(grad, *rest)
-
-
 def test_missing_library_is_an_error_with_an_instruction(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setattr(_library, "LIBRARY", tmp_path / "_ops.so")
     with pytest.raises(ImportError, match="pip install"):

@@ -19,7 +19,7 @@ def assert_ladder(model, config):
     graph = lower_graph(calibrated.graph, calibrated.plan)
     check_graph(graph)
     simulation = Simulation(calibrated.graph, calibrated.plan)
-    engine = Engine(graph, threads=1)
+    engine = Engine(graph, threads=1, keep_all=True)
     images = [image_codes(make_images(model, 1, seed=9)[0]), random_input(graph, 3)]
     for codes in [*images, *adversarial_inputs(graph).values()]:
         compiled = engine.run_all(codes)

@@ -19,7 +19,6 @@ from yolo_hw.intgraph.execute import check_input
 from yolo_hw.intgraph.graph import INPUT, IntGraph
 from yolo_hw.intgraph.kernels import reorg_sources
 from yolo_hw.intgraph.nodes import Node
-from yolo_hw.intgraph.requant import Requant
 
 try:
     from yolo_hw import _engine
@@ -32,8 +31,6 @@ except ImportError as error:  # pragma: no cover - depends on the installation
 CodeArray = npt.NDArray[np.int16]
 
 MAX_THREADS = 256
-NARROW_BITS = 31
-"""Requantisation runs in 32 bits where the product and its rounding constant stay below 2**31."""
 
 
 def engine_paths() -> list[str]:
@@ -50,21 +47,23 @@ class Engine:
         threads: Number of threads, the caller's included.
     """
 
-    def __init__(self, graph: IntGraph, *, path: str = "auto", threads: int = 0) -> None:
-        """Pack the weights and resolve all memory.
+    def __init__(self, graph: IntGraph, *, path: str = "auto", threads: int = 0, keep_all: bool = False) -> None:
+        """Pack the weights and plan the memory; a run allocates nothing but its results.
 
         Args:
             graph: A graph that passes `check_graph`.
             path: ``auto``, or one of `engine_paths`.
             threads: At most `MAX_THREADS`; 0 means one per processor.
+            keep_all: Keep the codes of every node for `run_all`; by default maps share memory.
 
         Raises:
             GraphError: The path is unknown or cannot run here, or the number of threads is out of range.
         """
         if not 0 <= threads <= MAX_THREADS:
             raise GraphError(f"threads must be in [0, {MAX_THREADS}], got {threads}")
+        info = graph.tensors[INPUT]
         try:
-            self._engine = _engine.Engine(path, threads, tuple(graph.input_shape))
+            self._engine = _engine.Engine(path, threads, tuple(graph.input_shape), (info.fmt.bits, info.fmt.signed))
         except ValueError as error:
             raise GraphError(f"{error}; available: {', '.join(engine_paths())}") from None
         self.graph = graph
@@ -72,11 +71,18 @@ class Engine:
         self._index = {INPUT: 0}
         for node in graph.nodes:
             self._index[node.name] = _ADD[type(node)](self, node)
+        self._keep_all = keep_all
+        self._engine.build(list(self._index.values()) if keep_all else [self._index[o.tensor] for o in graph.outputs])
 
     @property
     def path(self) -> str:
         """The instruction set in use."""
         return str(self._engine.path)
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes of the packed ``weights``, of the ``arena`` that all tensors share, and of ``scratch``."""
+        return dict(self._engine.memory())
 
     @property
     def threads(self) -> int:
@@ -98,18 +104,29 @@ class Engine:
         return self._run(codes, [output.tensor for output in self.graph.outputs])
 
     def run_all(self, codes: npt.NDArray[np.integer[Any]]) -> dict[str, CodeArray]:
-        """Run one image and return the codes of every node by name."""
+        """Run one image and return the codes of every node by name; the engine must have been made with `keep_all`."""
+        if not self._keep_all:
+            raise GraphError("the codes of all nodes are kept by Engine(graph, keep_all=True) only")
         names = [node.name for node in self.graph.nodes]
         return dict(zip(names, self._run(codes, names), strict=True))
+
+    def seconds(self) -> dict[str, float]:
+        """Return the seconds that the last run spent on every node; a concat without copies takes none."""
+        found = self._engine.seconds()
+        return {node.name: found[self._index[node.name]] for node in self.graph.nodes}
 
     def _run(self, codes: npt.NDArray[np.integer[Any]], wanted: list[str]) -> list[CodeArray]:
         check_input(self.graph, codes)
         with self._lock:
-            self._engine.run(np.ascontiguousarray(codes, np.int16))
+            self._engine.run(np.ascontiguousarray(codes, codes.dtype if codes.itemsize == 1 else np.int16))
             return [self._engine.read(self._index[name]) for name in wanted]
 
     def _inputs(self, node: Node) -> list[int]:
         return [self._index[name] for name in node.inputs]
+
+    def _format(self, node: Node) -> tuple[int, bool]:
+        fmt = self.graph.output_of(node).fmt
+        return fmt.bits, fmt.signed
 
     def _requant(self, node: Node) -> _engine.Requantiser:
         inputs, out = self.graph.inputs_of(node), self.graph.output_of(node)
@@ -127,35 +144,33 @@ class Engine:
             contract.rounding.number,
             contract.overflow.number,
             table,
-            fits_narrow(requant, bound.bits),
+            bound.bits,
         )
 
     def _conv2d(self, node: N.Conv2d) -> int:
-        bound = accumulator_bound(node, self.graph.inputs_of(node))
-        assert bound is not None
         return int(
             self._engine.conv(
                 self._inputs(node)[0],
                 self.graph.output_of(node).shape,
-                node.weight.astype(np.int32),
+                self._format(node),
+                node.weight.astype(np.int16),
                 node.bias.astype(np.int32),
                 _window(node.window),
                 node.groups,
-                bound.bits,
                 self._requant(node),
             )
         )
 
     def _add(self, node: N.Add) -> int:
         shifts = node.alignment(self.graph.inputs_of(node))
-        return int(self._engine.add(self._inputs(node), shifts, self._requant(node)))
+        return int(self._engine.add(self._inputs(node), shifts, self._format(node), self._requant(node)))
 
     def _mul(self, node: N.Mul) -> int:
         source, factors = self._inputs(node)
-        return int(self._engine.mul(source, factors, self._requant(node)))
+        return int(self._engine.mul(source, factors, self._format(node), self._requant(node)))
 
     def _avgpool(self, node: N.AvgPool) -> int:
-        return int(self._engine.avgpool(self._inputs(node)[0], self._requant(node)))
+        return int(self._engine.avgpool(self._inputs(node)[0], self._format(node), self._requant(node)))
 
     def _maxpool(self, node: N.MaxPool) -> int:
         shape = self.graph.output_of(node).shape
@@ -187,15 +202,6 @@ _ADD: dict[type[Node], Callable[[Engine, Any], int]] = {
     N.Upsample: Engine._upsample,
     N.Reorg: Engine._reorg,
 }
-
-
-def fits_narrow(requant: Requant, acc_bits: int) -> bool:
-    """Whether the requantisation of `acc_bits`-bit accumulators stays inside of 32 bits."""
-    shifts = (requant.shift, requant.shift + requant.shift_neg)
-    top = max(int(shift.max()) for shift in shifts)
-    left = max(-min(int(shift.min()) for shift in shifts), 0)
-    product = acc_bits + max(requant.mul_pos, requant.mul_neg).bit_length() + left
-    return product < NARROW_BITS and top < NARROW_BITS
 
 
 def _window(window: Window) -> list[int]:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -75,6 +77,52 @@ def _fractions(x: Tensor, fmt: FixedPoint, frac: Tensor | None, axis: int) -> Te
     """Fraction bits that broadcast against `x`."""
     if frac is None:
         return torch.tensor(fmt.frac)
-    if frac.numel() == 1:
-        return frac.reshape(())
-    return frac.reshape([-1 if d == axis % x.dim() else 1 for d in range(x.dim())])
+    return _broadcast(frac, x, axis)
+
+
+def fake_quant_tqt(
+    x: Tensor, log2_t: Tensor, fmt: FixedPoint, rounding: Rounding = Rounding.HALF_UP, *, axis: int = 0
+) -> Tensor:
+    """The values of `yolo_hw.ops.fake_quant_tqt` with the bits and sign of `fmt`; the gradient is autograd's.
+
+    The paper's own form (Jain et al. 2020): the gradient of rounding is 1, of ``ceil`` 1, of the clip its mask after
+    rounding.
+    """
+    step = 2.0 ** _straight(log2_t, torch.ceil(log2_t)) / 2.0 ** (fmt.bits - fmt.signed)
+    step = _broadcast(step, x, axis)
+    codes = _straight(x / step, round_real(x / step, rounding))
+    return codes.clamp(fmt.lo, fmt.hi) * step
+
+
+def fake_quant_lsq(x: Tensor, scale: Tensor, fmt: FixedPoint, grad_scale: float, *, axis: int = 0) -> Tensor:
+    """The values of `yolo_hw.ops.fake_quant_lsq` with the bits and sign of `fmt`; the gradient is autograd's.
+
+    The paper's pseudocode (Esser et al. 2020, appendix A): scale the gradient of the step, clip, then round.
+    """
+    scaled = scale * grad_scale
+    step = _straight(scaled, torch.exp2(torch.round(torch.log2(scale))))
+    step = _broadcast(step, x, axis)
+    clipped = (x / step).clamp(fmt.lo, fmt.hi)
+    return _straight(clipped, round_real(clipped)) * step
+
+
+class _Straight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, through: Tensor, value: Tensor) -> Tensor:  # noqa: ANN401 - torch has no type for it
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+        return grad, None
+
+
+def _straight(through: Tensor, value: Tensor) -> Tensor:
+    """`value`, with the gradient of `through`."""
+    straight: Tensor = _Straight.apply(through, value)  # type: ignore[no-untyped-call]
+    return straight
+
+
+def _broadcast(values: Tensor, x: Tensor, axis: int) -> Tensor:
+    if values.numel() == 1:
+        return values.reshape(())
+    return values.reshape([-1 if d == axis % x.dim() else 1 for d in range(x.dim())])

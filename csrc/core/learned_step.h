@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+// Fake quantisation whose power-of-two step follows a trained real number: the step from the number, the gradient to
+// it.
+//   TQT, trained thresholds: Jain et al., "Trained Quantization Thresholds for Accurate and Efficient Fixed-Point
+//        Inference of Deep Neural Networks", MLSys 2020, equations 4 to 8.
+//   LSQ, learned step size: Esser et al., "Learned Step Size Quantization", ICLR 2020, equations 3 to 5.
+#ifndef YHW_CORE_LEARNED_STEP_H_
+#define YHW_CORE_LEARNED_STEP_H_
+
+#include "fake_quant.h"
+
+namespace yhw {
+
+// What the trained number is.
+enum class StepGradient {
+  kTqt = 0,  // log2 of the threshold t: step = 2^ceil(log2 t) / 2^(bits - sign)
+  kLsq = 1,  // the step itself, brought to the nearest power of two in log2
+};
+
+// Returned where no step follows; far outside of the fraction bits of every format.
+constexpr int kNoFrac = 1000;
+
+// Fraction bits of a format with `magnitude_bits` bits besides the sign that reaches the threshold.
+YHW_HD int frac_of_log2_threshold(double log2_t, int magnitude_bits) {
+  const double frac = magnitude_bits - std::ceil(log2_t);
+  return frac > -kNoFrac && frac < kNoFrac ? static_cast<int>(frac) : kNoFrac;
+}
+
+// -round(log2(scale)) without a logarithm: the same on every device.
+YHW_HD int frac_of_scale(double scale) {
+  constexpr double kSqrtHalf = 0.70710678118654752440;
+  if (!(scale > 0 && scale <= 1e300)) {
+    return kNoFrac;
+  }
+  int exponent = 0;
+  const double mantissa = std::frexp(scale, &exponent);  // in [0.5, 1)
+  return (mantissa < kSqrtHalf ? 1 : 0) - exponent;
+}
+
+YHW_HD int learned_frac(StepGradient gradient, double parameter, int magnitude_bits) {
+  return gradient == StepGradient::kTqt ? frac_of_log2_threshold(parameter, magnitude_bits) : frac_of_scale(parameter);
+}
+
+// The scaled values whose gradient passes to x. TQT decides after rounding, as the plain operator; LSQ before it, and
+// open at both ends.
+template <Rounding kRounding, Overflow kOverflow, typename Real>
+YHW_HD PassRange<Real> learned_pass_range(StepGradient gradient, const CodeRange& range) {
+  if (gradient == StepGradient::kTqt) {
+    return pass_range<kRounding, kOverflow, Real>(range);
+  }
+  const Real low = static_cast<Real>(lowest_code<kOverflow>(range)), high = static_cast<Real>(range.hi);
+  return {std::nextafter(low, high), std::nextafter(high, low)};
+}
+
+// d fake_quant / d step in units of the step: the rounding error inside of the format, the end code outside; NaN for
+// NaN.
+template <Rounding kRounding, typename Real>
+YHW_HD Real step_slope(Real scaled, const PassRange<Real>& pass, Real low, Real high) {
+  const Real inside = round_real<kRounding>(scaled) - scaled;
+  return scaled < pass.first ? low : (scaled > pass.last ? high : inside);
+}
+
+// Factor from the sum of grad * step_slope to the gradient of the trained number. TQT: d step / d log2 t = step * ln 2.
+// LSQ: d step / d scale = 1, straight through the power of two, times the caller's gradient scale.
+YHW_HD double step_gradient_factor(StepGradient gradient, int frac, double grad_scale) {
+  constexpr double kLn2 = 0.69314718055994530942;
+  return gradient == StepGradient::kTqt ? power_of_two<double>(-frac) * kLn2 : grad_scale;
+}
+
+// The order of the sum over the elements of a channel, the same on every device and for every number of threads:
+// element j, counted in memory order, belongs to chunk j / kSumChunk and there to lane j % kSumLanes; a lane adds in
+// order in Real, lanes are added in halves in double, and kSumGroup neighbours at a time become one until one is left.
+constexpr int kSumLanes = 32;
+constexpr int kSumChunk = 2048;
+constexpr int kSumGroup = 32;
+static_assert(kSumChunk % kSumLanes == 0, "a chunk is whole rows of lanes");
+
+template <typename Real>
+YHW_HD double add_lanes(const Real* lanes) {
+  double sums[kSumLanes];
+  for (int i = 0; i < kSumLanes; ++i) {
+    sums[i] = static_cast<double>(lanes[i]);
+  }
+  for (int half = kSumLanes / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) {
+      sums[i] += sums[i + half];
+    }
+  }
+  return sums[0];
+}
+
+}  // namespace yhw
+
+#endif  // YHW_CORE_LEARNED_STEP_H_

@@ -1,0 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "fake_quant_pow2_kernel.h"
+
+const yhw::FakeQuantKernels yhw::fake_quant_kernels_avx2 = yhw::kFakeQuantKernels;

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+// From accumulators to stored codes, 16 channels at a time: the formula of core/requant.h on vectors, and element by
+// element where 32 bits are not enough. Included by kernels_impl.h.
+#ifndef YHW_ENGINE_FINISH_IMPL_H_
+#define YHW_ENGINE_FINISH_IMPL_H_
+
+#include <cstring>
+
+#include "kernels.h"
+#include "vec.h"
+
+namespace yhw {
+namespace {
+
+// The shift of one sign for a block of lanes.
+struct ShiftVec {
+  Vec shift, bias, unit;
+
+  YHW_INLINE ShiftVec(const LaneShift& lanes, int first)
+      : shift(load_vec(lanes.shift.data() + first)),
+        bias(load_vec(lanes.bias.data() + first)),
+        unit(load_vec(lanes.unit.data() + first)) {}
+};
+
+// What becomes of a block of codes.
+enum class Sink {
+  kBytes,  // stored as bytes, by the instruction set's own function
+  kAny     // looked up in a table, two bytes wide, or the tail of a map on an instruction set without masks
+};
+
+// Stores code k of a pixel.
+inline void store_code(Storage storage, int64_t stored, int k, uint8_t* to) {
+  if (storage.bytes == 1) {
+    to[k] = static_cast<uint8_t>(stored);
+  } else {
+    const auto word = static_cast<int16_t>(stored);
+    std::memcpy(to + 2 * k, &word, sizeof(word));
+  }
+}
+
+// Stores `count` of kLanes codes as they come out of the requantisation.
+inline void sink_any(const Epilogue& e, Vec code, int count, uint8_t* to) {
+  for (int k = 0; k < count; ++k) {
+    const int32_t stored =
+        e.table.empty() ? code[k] + e.out.zero : e.table[static_cast<size_t>(code[k] - e.spec.params.code_lo)];
+    store_code(e.out, stored, k, to);
+  }
+}
+
+template <class Isa, Rounding kRounding, Sink kSink, bool kTwoSided, bool kClamps>
+void finish_block(const Epilogue& e, const int32_t* acc, int64_t acc_step, int first, int pixels, uint8_t* out,
+                  int64_t spacing) {
+  const ShiftVec positive(e.positive, first), negative(e.negative, first);
+  const Vec acc_lo = load_vec(e.acc_lo.data() + first), acc_hi = load_vec(e.acc_hi.data() + first);
+  const Vec lo = splat(e.code_lo), hi = splat(e.code_hi), zero = splat(e.out.zero);
+  const Vec mul_pos = splat(static_cast<int32_t>(e.spec.params.mul_pos));
+  const Vec mul_neg = splat(static_cast<int32_t>(e.spec.params.mul_neg));
+  const int count = e.channels - first < kLanes ? e.channels - first : kLanes;
+  for (int p = 0; p < pixels; ++p) {
+    Vec v = load_vec(acc + p * acc_step);
+    if (kClamps) {
+      v = min_vec(max_vec(v, acc_lo), acc_hi);
+    }
+    Vec shift = positive.shift, bias = positive.bias, unit = positive.unit;
+    if (kTwoSided) {
+      const Vec is_negative = v < Vec{};
+      v = v * (is_negative ? mul_neg : mul_pos);
+      shift = is_negative ? negative.shift : shift;
+      bias = is_negative ? negative.bias : bias;
+      unit = is_negative ? negative.unit : unit;
+    } else {
+      v = v * mul_pos;
+    }
+    const Vec code = min_vec(max_vec(shift_rounded<kRounding>(v, shift, bias, unit), lo), hi);
+    if (kSink == Sink::kBytes) {
+      Isa::store_bytes(out + p * spacing, code + zero, count);
+    } else {
+      sink_any(e, code, count, out + p * spacing);
+    }
+  }
+}
+
+template <class Isa, Rounding kRounding, Sink kSink>
+void finish_narrow(const Epilogue& e, const int32_t* acc, int64_t acc_step, int first, int pixels, uint8_t* out,
+                   int64_t spacing) {
+  if (e.two_sided) {
+    e.clamps ? finish_block<Isa, kRounding, kSink, true, true>(e, acc, acc_step, first, pixels, out, spacing)
+             : finish_block<Isa, kRounding, kSink, true, false>(e, acc, acc_step, first, pixels, out, spacing);
+  } else {
+    e.clamps ? finish_block<Isa, kRounding, kSink, false, true>(e, acc, acc_step, first, pixels, out, spacing)
+             : finish_block<Isa, kRounding, kSink, false, false>(e, acc, acc_step, first, pixels, out, spacing);
+  }
+}
+
+// Any accumulator, any mode: 64 bits, one element after the other.
+template <Rounding kRounding, Overflow kOverflow, typename Acc>
+void finish_each(const Epilogue& e, const Acc* acc, int64_t acc_step, int first, int pixels, uint8_t* out,
+                 int64_t spacing) {
+  const auto& params = e.spec.params;
+  const int count = e.channels - first < kLanes ? e.channels - first : kLanes;
+  const int32_t* shift = e.spec.shift.data() + first;
+  for (int p = 0; p < pixels; ++p) {
+    const Acc* from = acc + p * acc_step;
+    uint8_t* to = out + p * spacing;
+    for (int k = 0; k < count; ++k) {
+      const int64_t code = requant_code<kRounding, kOverflow>(static_cast<int64_t>(from[k]), shift[k], params);
+      const int64_t stored =
+          e.table.empty() ? clamp_code(code, params) + e.out.zero : e.table[static_cast<size_t>(code - params.code_lo)];
+      store_code(e.out, stored, k, to);
+    }
+  }
+}
+
+template <Rounding kRounding, typename Acc>
+void finish_wide_rounding(const Epilogue& e, const Acc* acc, int64_t acc_step, int first, int pixels, uint8_t* out,
+                          int64_t spacing) {
+  switch (e.spec.overflow) {
+    case Overflow::kSaturate:
+      return finish_each<kRounding, Overflow::kSaturate>(e, acc, acc_step, first, pixels, out, spacing);
+    case Overflow::kSaturateSymmetric:
+      return finish_each<kRounding, Overflow::kSaturateSymmetric>(e, acc, acc_step, first, pixels, out, spacing);
+    case Overflow::kWrap:
+      return finish_each<kRounding, Overflow::kWrap>(e, acc, acc_step, first, pixels, out, spacing);
+  }
+}
+
+// Calls function(rounding as a type).
+template <typename Function>
+YHW_INLINE void with_rounding(Rounding rounding, const Function& function) {
+  switch (rounding) {
+    case Rounding::kHalfUp:
+      return function(std::integral_constant<Rounding, Rounding::kHalfUp>{});
+    case Rounding::kHalfEven:
+      return function(std::integral_constant<Rounding, Rounding::kHalfEven>{});
+    case Rounding::kHalfAway:
+      return function(std::integral_constant<Rounding, Rounding::kHalfAway>{});
+    case Rounding::kFloor:
+      return function(std::integral_constant<Rounding, Rounding::kFloor>{});
+  }
+}
+
+template <class Isa>
+void finish(const Epilogue& e, const int32_t* acc, int first, int blocks, int pixels, uint8_t* out, int64_t spacing) {
+  with_rounding(e.spec.rounding, [&](auto rounding) {
+    for (int b = 0; b < blocks; ++b) {
+      const int channel = first + b * kLanes;
+      uint8_t* to = out + static_cast<int64_t>(b) * kLanes * e.out.bytes;
+      const bool whole = Isa::kMasks || e.channels - channel >= kLanes;
+      if (e.narrow && e.table.empty() && e.out.bytes == 1 && whole) {
+        finish_narrow<Isa, rounding(), Sink::kBytes>(e, acc + b * kLanes, blocks * kLanes, channel, pixels, to,
+                                                     spacing);
+      } else if (e.narrow) {
+        finish_narrow<Isa, rounding(), Sink::kAny>(e, acc + b * kLanes, blocks * kLanes, channel, pixels, to, spacing);
+      } else {
+        finish_wide_rounding<rounding()>(e, acc + b * kLanes, blocks * kLanes, channel, pixels, to, spacing);
+      }
+    }
+  });
+}
+
+template <class Isa>
+void finish_wide(const Epilogue& e, const int64_t* acc, int first, int blocks, int pixels, uint8_t* out,
+                 int64_t spacing) {
+  with_rounding(e.spec.rounding, [&](auto rounding) {
+    for (int b = 0; b < blocks; ++b) {
+      uint8_t* to = out + static_cast<int64_t>(b) * kLanes * e.out.bytes;
+      finish_wide_rounding<rounding()>(e, acc + b * kLanes, blocks * kLanes, first + b * kLanes, pixels, to, spacing);
+    }
+  });
+}
+
+}  // namespace
+}  // namespace yhw
+
+#endif  // YHW_ENGINE_FINISH_IMPL_H_

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+// kLanes integers in the compiler's own vector type, whose operators shift_rounded of core/rounding.h takes. Included
+// by kernels_impl.h.
+#ifndef YHW_ENGINE_VEC_H_
+#define YHW_ENGINE_VEC_H_
+
+#include <cstring>
+
+#include "epilogue.h"
+
+#define YHW_INLINE inline __attribute__((always_inline))
+#define YHW_UNROLL _Pragma("GCC unroll 16")
+
+namespace yhw {
+namespace {
+
+using Vec = int32_t __attribute__((vector_size(4 * kLanes)));
+
+YHW_INLINE Vec load_vec(const int32_t* from) {
+  Vec v;
+  std::memcpy(&v, from, sizeof(v));
+  return v;
+}
+YHW_INLINE void store_vec(int32_t* to, Vec v) { std::memcpy(to, &v, sizeof(v)); }
+YHW_INLINE Vec splat(int32_t value) { return Vec{} + value; }
+YHW_INLINE Vec min_vec(Vec a, Vec b) { return a < b ? a : b; }
+YHW_INLINE Vec max_vec(Vec a, Vec b) { return a > b ? a : b; }
+
+// The conversions are loops, which become one instruction; __builtin_convertvector takes an element at a time.
+
+// kLanes stored codes, widened.
+template <typename Stored>
+YHW_INLINE Vec widen(const Stored* from) {
+  int32_t wide[kLanes];
+  for (int k = 0; k < kLanes; ++k) {
+    wide[k] = from[k];
+  }
+  return load_vec(wide);
+}
+
+// `count` stored codes, others 0.
+template <typename Stored>
+YHW_INLINE Vec load_codes(const uint8_t* from, int count) {
+  if (count >= kLanes) {
+    return widen(reinterpret_cast<const Stored*>(from));
+  }
+  Stored codes[kLanes] = {};
+  for (int k = 0; k < count; ++k) {
+    codes[k] = reinterpret_cast<const Stored*>(from)[k];
+  }
+  return widen(codes);
+}
+
+// Stores kLanes codes as bytes.
+YHW_INLINE void store_all_bytes(uint8_t* to, Vec stored) {
+  int32_t wide[kLanes];
+  store_vec(wide, stored);
+  for (int k = 0; k < kLanes; ++k) {
+    to[k] = static_cast<uint8_t>(wide[k]);
+  }
+}
+
+}  // namespace
+}  // namespace yhw
+
+#endif  // YHW_ENGINE_VEC_H_
