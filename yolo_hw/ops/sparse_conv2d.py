@@ -46,14 +46,14 @@ def sparse_conv2d(
     Every output is the chain of fused multiply-adds over its kept weights in packed order, starting with the bias: the
     bits do not depend on threads, tiling, batch or instruction set.
 
-    The gradients to `x` and to ``weight.values`` are those of the dense convolution, gathered at the kept weights; they
-    cost what the dense ones cost. The gradient of the activation is 0 at its kinks, the slope at that of leaky.
+    The gradients are those of the dense convolution, gathered at the kept weights, and cost what the dense ones cost.
+    At its kinks an activation has the gradient of its lower side.
 
     Args:
         x: [N, C, H, W], float32 or float64; other layouts than contiguous are copied.
         weight: Packed weight [K, C / groups, R, S] of the dtype and device of `x`.
         bias: [K], or none.
-        stride: Of rows and columns.
+        stride: One number, or rows and columns; so are the next two.
         padding: Zeros on each side.
         dilation: Distance between taps.
         groups: As in `torch.nn.functional.conv2d`; block rows must divide K / groups where it is not 1.
@@ -64,11 +64,9 @@ def sparse_conv2d(
         [N, K, OH, OW], contiguous.
 
     Raises:
-        ValueError: The channels of `x` are not those of the weight, or the slope is negative.
-        RuntimeError: Another argument does not fit; the message says which.
+        ValueError, RuntimeError: An argument does not fit.
     """
-    channels = weight.shape.channels * groups
-    if x.dim() == 4 and x.shape[1] != channels:
+    if x.dim() == 4 and x.shape[1] != (channels := weight.shape.channels * groups):
         raise ValueError(f"sparse_conv2d: x must have {channels} channels, got {x.shape[1]}")
     if slope < 0:
         raise ValueError(f"sparse_conv2d: slope must be at least 0, got {slope}")
