@@ -2,9 +2,9 @@
 // Dense and grouped convolution in tiles: weights packed once; chunks of output channels outside, pixels inside, so
 // that a chunk's weights stay in the cache.
 #include <algorithm>
-#include <cstring>
 
 #include "op.h"
+#include "weight_step.h"
 #include "window_walk.h"
 
 namespace yhw {
@@ -17,14 +17,10 @@ constexpr int kJobsPerThread = 4;
 class WeightPacker {
  public:
   WeightPacker(const ConvParams& conv, const WindowRuns& runs, const View& group_in, const Kernels& kernels)
-      : conv_(conv), runs_(runs), in_(group_in), layout_(kernels.layout) {}
+      : conv_(conv), runs_(runs), in_(group_in), step_(kernels.layout, group_in.storage.bytes) {}
 
-  int codes_per_step() const { return kStepBytes / in_.storage.bytes; }
-  int step_bytes() const {
-    return in_.storage.bytes == 1 && layout_ == WeightLayout::kBytes ? kLanes * 4 : kLanes * codes_per_step() * 2;
-  }
   size_t chunk_bytes(int blocks) const {
-    return static_cast<size_t>(runs_.rows * runs_.columns * runs_.steps) * static_cast<size_t>(blocks * step_bytes());
+    return static_cast<size_t>(runs_.rows * runs_.columns * runs_.steps) * static_cast<size_t>(blocks * step_.bytes());
   }
 
   // Output channels [first, first + blocks * kLanes) below `end`; the others get zeros.
@@ -34,7 +30,7 @@ class WeightPacker {
         for (int step = 0; step < runs_.steps; ++step) {
           for (int block = 0; block < blocks; ++block) {
             pack_step(first + block * kLanes, end, row, column, step, to);
-            to += step_bytes();
+            to += step_.bytes();
           }
         }
       }
@@ -44,16 +40,9 @@ class WeightPacker {
  private:
   void pack_step(int first, int end, int row, int column, int step, uint8_t* to) const {
     for (int lane = 0; lane < kLanes; ++lane) {
-      for (int i = 0; i < codes_per_step(); ++i) {
-        const int16_t w =
-            first + lane < end ? weight(first + lane, row, column, step * codes_per_step() + i) : int16_t{0};
-        if (step_bytes() == kLanes * 4 && in_.storage.bytes == 1) {
-          to[lane * 4 + i] = static_cast<uint8_t>(w);
-        } else if (in_.storage.bytes == 1) {
-          std::memcpy(to + ((i % 2) * kLanes * 2 + lane * 2 + i / 2) * 2, &w, sizeof(w));
-        } else {
-          std::memcpy(to + (lane * 2 + i) * 2, &w, sizeof(w));
-        }
+      for (int i = 0; i < step_.codes(); ++i) {
+        const bool exists = first + lane < end;
+        step_.set(to, lane, i, exists ? weight(first + lane, row, column, step * step_.codes() + i) : int16_t{0});
       }
     }
   }
@@ -72,7 +61,7 @@ class WeightPacker {
   const ConvParams& conv_;
   const WindowRuns& runs_;
   const View& in_;
-  WeightLayout layout_;
+  WeightStep step_;
 };
 
 View group_view(View in, int groups) {

@@ -37,6 +37,24 @@ struct Dot256 {
   }
 };
 
+// Bytes of up to 4 rows of taps side by side in each of kLanes lanes.
+struct Columns256 {
+  template <int kRows>
+  static YHW_INLINE Pair256 load(const uint8_t* const* rows, int64_t at) {
+    const auto row = [&](int r) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[r] + at)); };
+    if constexpr (kRows == 1) {
+      const __m128i bytes = row(0);
+      return {_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))};
+    } else {
+      const __m128i zero = _mm_setzero_si128(), third = kRows > 2 ? row(2) : zero, fourth = kRows > 3 ? row(3) : zero;
+      const __m128i low = _mm_unpacklo_epi8(row(0), row(1)), high = _mm_unpackhi_epi8(row(0), row(1));
+      const __m128i low_rest = _mm_unpacklo_epi8(third, fourth), high_rest = _mm_unpackhi_epi8(third, fourth);
+      return {_mm256_set_m128i(_mm_unpackhi_epi16(low, low_rest), _mm_unpacklo_epi16(low, low_rest)),
+              _mm256_set_m128i(_mm_unpackhi_epi16(high, high_rest), _mm_unpacklo_epi16(high, high_rest))};
+    }
+  }
+};
+
 }  // namespace
 }  // namespace yhw
 

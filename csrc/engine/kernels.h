@@ -61,12 +61,26 @@ struct PackedDepthwise {
   Window window;
   int lanes = 0;                     // channels, padded to whole blocks
   const int16_t* weights = nullptr;  // [tap][lanes]
-  // Bytes by bytes, where the instruction set interleaves taps: [lanes / kLanes][taps / 4] steps; else null.
-  const uint8_t* quads = nullptr;
+  // Steps of up to 4 rows of a column of taps, [lanes / kLanes][size_x][(size_y + 3) / 4]; null where `weights` is
+  // used.
+  const uint8_t* columns = nullptr;
   const int32_t* bias = nullptr;  // [lanes]
 };
-// Most taps of a depthwise convolution in quads.
-constexpr int kMaxQuadTaps = 64;
+
+// Whether kernels that interleave take a depthwise convolution of bytes in columns of taps.
+inline bool takes_columns(const Window& w) {
+  const bool strides = w.stride_x == 1 || w.stride_x == 2 || (w.stride_x == 4 && w.size_x == 3);
+  return w.size_x == w.size_y && (w.size_x == 3 || w.size_x == 5) && w.dilation_x == 1 && strides;
+}
+
+// The input of a row of depthwise windows, edges included: tap (r, s) of window p begins at rows[r] + offset +
+// (p * stride_x + s * dilation_x) * pitch.
+struct DepthwiseRow {
+  const uint8_t* const* rows = nullptr;  // [size_y], repeated up to a multiple of 4
+  int64_t offset = 0;                    // bytes to the channels of the block
+  int64_t pitch = 0;                     // bytes from one pixel to the next
+  Storage storage;
+};
 
 // Neighbouring pixels of one map.
 struct PixelRun {
@@ -80,15 +94,14 @@ struct PixelRun {
 struct Kernels {
   const char* name;
   WeightLayout layout;
-  bool interleaves;                 // depthwise convolutions in quads of taps
+  bool interleaves;                 // depthwise convolutions in columns of taps
   int max_blocks;                   // most blocks of a chunk
   int tile_pixels[kMaxBlocks + 1];  // most pixels of a tile with this many blocks
 
   void (*conv_tile)(const ConvChunk& chunk, const TileSource& source, int pixels, int32_t* acc);
   void (*sparse_tile)(const SparseBlock& block, const TileSource& source, int pixels, int32_t* acc);
-  // Accumulators [pixel][blocks][kLanes] of channels first, ... of a depthwise convolution.
-  void (*depthwise_tile)(const PackedDepthwise& conv, const TileSource& source, int pixels, int first, int blocks,
-                         Storage storage, int32_t* acc);
+  // Accumulators [pixel][kLanes] of a block of channels of a depthwise convolution.
+  void (*depthwise_row)(const PackedDepthwise& conv, const DepthwiseRow& row, int block, int pixels, int32_t* acc);
   // acc[pixel][blocks of all channels] = code << left, or += where not `start`.
   void (*add_tile)(const PixelRun& run, int left, bool start, int32_t* acc);
   // The same, = a * b; b has spacing 0 for factors that all pixels share, and 1 channel for factors that all channels

@@ -32,6 +32,19 @@ struct Words256 : Dot256 {
   static YHW_INLINE void add(Pair256& acc, __m256i x, const __m256i* w) { add_words(acc, x, w); }
 };
 
+struct InterleavedColumns : Columns256 {
+  static constexpr int kTilePixels = 3;
+
+  static YHW_INLINE void add(Pair256& acc, const Pair256& x, const __m256i* w) {
+    const __m256i mask = _mm256_set1_epi16(0xff);
+    const auto dot = [](__m256i sum, __m256i codes, const __m256i* weights) {
+      return _mm256_add_epi32(sum, _mm256_madd_epi16(codes, _mm256_loadu_si256(weights)));
+    };
+    acc.low = dot(dot(acc.low, _mm256_and_si256(x.low, mask), w), _mm256_srli_epi16(x.low, 8), w + 2);
+    acc.high = dot(dot(acc.high, _mm256_and_si256(x.high, mask), w + 1), _mm256_srli_epi16(x.high, 8), w + 3);
+  }
+};
+
 struct Avx2Isa {
   static constexpr const char* kName = "avx2";
   static constexpr WeightLayout kLayout = WeightLayout::kEvenOddWords;
@@ -40,7 +53,8 @@ struct Avx2Isa {
   static constexpr int kMaxBlocks = 1;
   static constexpr int kTilePixels[] = {0, 5, 0, 0, 0};
 
-  static constexpr bool kInterleaves = false;
+  static constexpr bool kInterleaves = true;
+  using Columns = InterleavedColumns;
   static constexpr bool kMasks = false;
   static YHW_INLINE void store_bytes(uint8_t* to, Vec stored, int) { store_all_bytes(to, stored); }
 };

@@ -31,6 +31,29 @@ struct Words512 : Dot512 {
   static YHW_INLINE void add(__m512i& acc, __m512i x, __m512i w) { acc = _mm512_dpwssd_epi32(acc, x, w); }
 };
 
+struct Columns512 {
+  static constexpr int kTilePixels = 10;
+
+  template <int kRows>
+  static YHW_INLINE __m512i load(const uint8_t* const* rows, int64_t at) {
+    const auto row = [&](int r) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[r] + at)); };
+    if constexpr (kRows == 1) {
+      return _mm512_maskz_cvtepu8_epi32(static_cast<__mmask16>(~0u), row(0));
+    } else {
+      // A masked broadcast is a load and a blend; only the last step needs the shuffle unit.
+      __m512i taps = _mm512_zextsi128_si512(row(0));
+      taps = _mm512_mask_broadcast_i32x4(taps, 0x00f0, row(1));
+      taps = kRows > 2 ? _mm512_mask_broadcast_i32x4(taps, 0x0f00, row(2)) : taps;
+      taps = kRows > 3 ? _mm512_mask_broadcast_i32x4(taps, 0xf000, row(3)) : taps;
+      const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+      const __m512i order =
+          _mm512_add_epi32(_mm512_set1_epi32(0x30201000), _mm512_mullo_epi32(lane, _mm512_set1_epi32(0x01010101)));
+      return _mm512_maskz_permutexvar_epi8(~__mmask64{0}, order, taps);
+    }
+  }
+  static YHW_INLINE void add(__m512i& acc, __m512i x, __m512i w) { acc = _mm512_dpbusd_epi32(acc, x, w); }
+};
+
 struct Avx512VnniIsa {
   static constexpr const char* kName = "avx512vnni";
   static constexpr WeightLayout kLayout = WeightLayout::kBytes;
@@ -41,18 +64,7 @@ struct Avx512VnniIsa {
   static constexpr int kTilePixels[] = {0, 16, 12, 8, 6};
 
   static constexpr bool kInterleaves = true;
-  // Byte c of four taps side by side in lane c.
-  static YHW_INLINE __m512i interleave(const uint8_t* origin, const int64_t* offset) {
-    const auto tap = [&](int t) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(origin + offset[t])); };
-    __m512i taps = _mm512_castsi128_si512(tap(0));
-    taps = _mm512_inserti32x4(taps, tap(1), 1);
-    taps = _mm512_inserti32x4(taps, tap(2), 2);
-    taps = _mm512_inserti32x4(taps, tap(3), 3);
-    const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    const __m512i order =
-        _mm512_add_epi32(_mm512_set1_epi32(0x30201000), _mm512_mullo_epi32(lane, _mm512_set1_epi32(0x01010101)));
-    return _mm512_maskz_permutexvar_epi8(~__mmask64{0}, order, taps);
-  }
+  using Columns = Columns512;
 
   static constexpr bool kMasks = true;
   static YHW_INLINE void store_bytes(uint8_t* to, Vec stored, int count) {

@@ -18,6 +18,15 @@ struct Words256 : Dot256 {
   }
 };
 
+struct InterleavedColumns : Columns256 {
+  static constexpr int kTilePixels = 4;
+
+  static YHW_INLINE void add(Pair256& acc, const Pair256& x, const __m256i* w) {
+    acc.low = _mm256_dpbusd_avx_epi32(acc.low, x.low, _mm256_loadu_si256(w));
+    acc.high = _mm256_dpbusd_avx_epi32(acc.high, x.high, _mm256_loadu_si256(w + 1));
+  }
+};
+
 struct AvxVnniIsa {
   static constexpr const char* kName = "avxvnni";
   static constexpr WeightLayout kLayout = WeightLayout::kBytes;
@@ -26,7 +35,8 @@ struct AvxVnniIsa {
   static constexpr int kMaxBlocks = 1;
   static constexpr int kTilePixels[] = {0, 6, 0, 0, 0};
 
-  static constexpr bool kInterleaves = false;
+  static constexpr bool kInterleaves = true;
+  using Columns = InterleavedColumns;
   static constexpr bool kMasks = false;
   static YHW_INLINE void store_bytes(uint8_t* to, Vec stored, int) { store_all_bytes(to, stored); }
 };

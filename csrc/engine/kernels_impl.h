@@ -110,7 +110,7 @@ const Kernels& make_kernels() {
       {0, Isa::kTilePixels[1], Isa::kTilePixels[2], Isa::kTilePixels[3], Isa::kTilePixels[4]},
       conv_tile<Isa>,
       sparse_tile<Isa>,
-      depthwise_tile<Isa>,
+      depthwise_row<Isa>,
       add_tile<Isa>,
       mul_tile<Isa>,
       finish<Isa>,

@@ -5,6 +5,7 @@
 #define YHW_ENGINE_VEC_H_
 
 #include <cstring>
+#include <utility>
 
 #include "epilogue.h"
 
@@ -25,6 +26,16 @@ YHW_INLINE void store_vec(int32_t* to, Vec v) { std::memcpy(to, &v, sizeof(v)); 
 YHW_INLINE Vec splat(int32_t value) { return Vec{} + value; }
 YHW_INLINE Vec min_vec(Vec a, Vec b) { return a < b ? a : b; }
 YHW_INLINE Vec max_vec(Vec a, Vec b) { return a > b ? a : b; }
+
+template <typename Function, int... kIndex>
+YHW_INLINE void for_each_index(const Function& function, std::integer_sequence<int, kIndex...> /* indices */) {
+  (function(std::integral_constant<int, kIndex>{}), ...);
+}
+// Calls function(0), ..., function(kCount - 1), the numbers as types.
+template <int kCount, typename Function>
+YHW_INLINE void for_each_index(const Function& function) {
+  for_each_index(function, std::make_integer_sequence<int, kCount>{});
+}
 
 // The conversions are loops, which become one instruction; __builtin_convertvector takes an element at a time.
 
