@@ -38,6 +38,7 @@ void Engine::build(const std::vector<int>& kept) {
     tensors_[static_cast<size_t>(tensor)].kept = true;
   }
   built_ = true;
+  fuse();
   place_tensors();
   make_ops();
 }

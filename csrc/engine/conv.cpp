@@ -3,9 +3,10 @@
 // that a chunk's weights stay in the cache.
 #include <algorithm>
 
+#include "conv_tail.h"
+#include "conv_weights.h"
 #include "op.h"
-#include "weight_step.h"
-#include "window_walk.h"
+#include "padded_map.h"
 
 namespace yhw {
 namespace {
@@ -13,76 +14,36 @@ namespace {
 // Jobs per thread and loop: enough for threads that are interrupted, few enough to cost nothing.
 constexpr int kJobsPerThread = 4;
 
-// The weights of one run and chunk, in the order a kernel takes them.
-class WeightPacker {
- public:
-  WeightPacker(const ConvParams& conv, const WindowRuns& runs, const View& group_in, const Kernels& kernels)
-      : conv_(conv), runs_(runs), in_(group_in), step_(kernels.layout, group_in.storage.bytes) {}
-
-  size_t chunk_bytes(int blocks) const {
-    return static_cast<size_t>(runs_.rows * runs_.columns * runs_.steps) * static_cast<size_t>(blocks * step_.bytes());
-  }
-
-  // Output channels [first, first + blocks * kLanes) below `end`; the others get zeros.
-  void pack(int first, int end, int blocks, uint8_t* to) const {
-    for (int row = 0; row < runs_.rows; ++row) {
-      for (int column = 0; column < runs_.columns; ++column) {
-        for (int step = 0; step < runs_.steps; ++step) {
-          for (int block = 0; block < blocks; ++block) {
-            pack_step(first + block * kLanes, end, row, column, step, to);
-            to += step_.bytes();
-          }
-        }
-      }
-    }
-  }
-
- private:
-  void pack_step(int first, int end, int row, int column, int step, uint8_t* to) const {
-    for (int lane = 0; lane < kLanes; ++lane) {
-      for (int i = 0; i < step_.codes(); ++i) {
-        const bool exists = first + lane < end;
-        step_.set(to, lane, i, exists ? weight(first + lane, row, column, step * step_.codes() + i) : int16_t{0});
-      }
-    }
-  }
-
-  // The weight of code `code` of a run, 0 between the channels of two taps and behind the last.
-  int16_t weight(int k, int row, int column, int code) const {
-    const int tap = runs_.merged ? code / in_.stride : column;
-    const int channel = runs_.merged ? code % in_.stride : code;
-    if (channel >= in_.c || tap >= conv_.window.size_x) {
-      return 0;
-    }
-    const int64_t index = (static_cast<int64_t>(k) * in_.c + channel) * conv_.window.taps();
-    return conv_.weight[static_cast<size_t>(index + row * conv_.window.size_x + tap)];
-  }
-
-  const ConvParams& conv_;
-  const WindowRuns& runs_;
-  const View& in_;
-  WeightStep step_;
-};
-
 View group_view(View in, int groups) {
   in.c /= groups;
   return in;
 }
 
+// The map before a tail.
+View tail_input(View out, const ConvTail& tail) {
+  if (tail.pools) {
+    out.h *= 2;
+    out.w *= 2;
+  }
+  return out;
+}
+
 class ConvOp final : public Op {
  public:
-  ConvOp(const ConvParams& conv, const Requantiser& requant, View in, View out, const Kernels& kernels)
-      : in_(in),
+  ConvOp(const ConvParams& conv, const Requantiser& requant, const ConvTail& tail, View in, View out,
+         const Kernels& kernels)
+      : padded_(conv.window, in, tail_input(out, tail), conv.channels() / conv.groups > kernels.max_blocks * kLanes),
+        in_(padded_.view()),
         out_(out),
-        runs_(make_runs(conv.window, group_view(in, conv.groups))),
-        walk_(conv.window, runs_, group_view(in, conv.groups), out.w) {
-    const View group_in = group_view(in, conv.groups);
+        runs_(make_runs(padded_.window(), group_view(in_, conv.groups))),
+        walk_(padded_.window(), runs_, group_view(in_, conv.groups), tail_input(out, tail).w) {
+    const View group_in = group_view(in_, conv.groups);
     const WeightPacker packer(conv, runs_, group_in, kernels);
     const int per_group = conv.channels() / conv.groups;
     bias_.reserve(static_cast<size_t>(conv.groups * ((per_group + kLanes - 1) / kLanes * kLanes)));
     for (int g = 0; g < conv.groups; ++g) {
       const int first = g * per_group;
-      epilogues_.push_back(make_epilogue(requant, first, per_group, out.storage));
+      tails_.emplace_back(requant, tail, first, per_group, out);
       int blocks_left = (per_group + kLanes - 1) / kLanes;
       for (int done = 0; blocks_left > 0;) {
         // Equal chunks: 5 blocks are 3 and 2, not 4 and 1.
@@ -95,7 +56,7 @@ class ConvOp final : public Op {
     }
   }
 
-  ScratchNeed scratch() const override { return {walk_.scratch() + kMaxTileLanes * sizeof(int32_t), 0}; }
+  ScratchNeed scratch() const override { return {walk_.scratch() + TailWriter::scratch(), padded_.scratch()}; }
 
   size_t weight_bytes() const override {
     size_t bytes = bias_.size() * sizeof(int32_t);
@@ -106,15 +67,14 @@ class ConvOp final : public Op {
   }
 
   void run(const RunContext& context) const override {
+    padded_.fill(context);
+    const WindowWalk walk = padded_.copies() ? walk_.over(context.shared_scratch) : walk_;
     const int wanted = context.pool.size() == 1 ? 1 : kJobsPerThread * context.pool.size();
     const auto chunks = static_cast<int>(chunks_.size());
     const int segments = std::max(1, (wanted + chunks - 1) / chunks);
     context.pool.parallel_for(chunks * segments, [&](int worker, int job) {
       const Chunk& chunk = chunks_[static_cast<size_t>(job / segments)];
-      const int tile = context.kernels.tile_pixels[chunk.place.blocks];
-      const int64_t tiles = (out_.pixels() + tile - 1) / tile, segment = job % segments;
-      const int64_t begin = tiles * segment / segments * tile, end = tiles * (segment + 1) / segments * tile;
-      run_chunk(context.kernels, chunk, begin, std::min(end, out_.pixels()), context.scratch_of(worker));
+      run_chunk(context.kernels, walk, chunk, {job % segments, segments}, context.scratch_of(worker));
     });
   }
 
@@ -126,6 +86,10 @@ class ConvOp final : public Op {
     Place place;
     std::vector<uint8_t> weights;
     size_t bias;  // index into bias_
+  };
+  // One of `count` equal parts of the output.
+  struct Segment {
+    int index, count;
   };
 
   void add_chunk(const WeightPacker& packer, const ConvParams& conv, Place place, int begin, int end) {
@@ -146,35 +110,28 @@ class ConvOp final : public Op {
     chunks_.push_back(std::move(chunk));
   }
 
-  void run_chunk(const Kernels& kernels, const Chunk& chunk, int64_t begin, int64_t end, uint8_t* scratch) const {
+  void run_chunk(const Kernels& kernels, const WindowWalk& walk, const Chunk& chunk, Segment segment,
+                 uint8_t* scratch) const {
     const auto [group, first, blocks] = chunk.place;
-    auto* acc = reinterpret_cast<int32_t*>(scratch);
-    uint8_t* patches = scratch + kMaxTileLanes * sizeof(int32_t);
-    ConvChunk packed{blocks,
-                     runs_.rows,
-                     runs_.columns,
-                     runs_.steps,
-                     chunk.weights.data(),
-                     bias_.data() + chunk.bias,
-                     in_.storage.bytes == 2};
-    const Epilogue& epilogue = epilogues_[static_cast<size_t>(group)];
-    const int64_t in_offset =
-        static_cast<int64_t>(group) * (in_.c / static_cast<int>(epilogues_.size())) * in_.storage.bytes;
-    const int64_t out_offset = (static_cast<int64_t>(group) * epilogue.channels + first) * out_.storage.bytes;
-    const int tile = kernels.tile_pixels[blocks];
+    const int tile = kernels.tile_pixels[blocks], bytes = in_.storage.bytes;
+    const ConvChunk packed{
+        blocks, runs_.rows, runs_.columns, runs_.steps, chunk.weights.data(), bias_.data() + chunk.bias, bytes == 2};
+    const int64_t offset = static_cast<int64_t>(group) * (in_.c / static_cast<int>(tails_.size())) * bytes;
+    uint8_t* patches = scratch + TailWriter::scratch();
     TileSource source;
-    for (int64_t at = begin; at < end; at += tile) {
-      const int pixels = static_cast<int>(std::min<int64_t>(tile, end - at));
-      walk_.locate(at, pixels, in_offset, patches, source);
+    const auto accumulate = [&](int y, int x, int pixels, int32_t* acc) {
+      walk.locate(y, x, pixels, offset, patches, source);
       kernels.conv_tile(packed, source, pixels, acc);
-      kernels.finish(epilogue, acc, first, blocks, pixels, out_.pixel(at) + out_offset, out_.pixel_bytes());
-    }
+    };
+    TailWriter writer(kernels, tails_[static_cast<size_t>(group)], out_, {first, blocks}, scratch);
+    writer.write(segment.index, segment.count, tile, accumulate);
   }
 
+  PaddedMap padded_;
   View in_, out_;
   WindowRuns runs_;
   WindowWalk walk_;
-  std::vector<Epilogue> epilogues_;  // [groups]
+  std::vector<PackedTail> tails_;  // [groups]
   std::vector<Chunk> chunks_;
   std::vector<int32_t> bias_;
 };
@@ -185,9 +142,9 @@ bool ConvParams::fits_bytes() const {
   return std::all_of(weight.begin(), weight.end(), [](int16_t w) { return w >= -128 && w <= 127; });
 }
 
-std::unique_ptr<Op> make_conv(const ConvParams& conv, const Requantiser& requant, View in, View out,
-                              const Kernels& kernels) {
-  return std::make_unique<ConvOp>(conv, requant, in, out, kernels);
+std::unique_ptr<Op> make_conv(const ConvParams& conv, const Requantiser& requant, const ConvTail& tail, View in,
+                              View out, const Kernels& kernels) {
+  return std::make_unique<ConvOp>(conv, requant, tail, in, out, kernels);
 }
 
 }  // namespace yhw

@@ -111,9 +111,9 @@ int Engine::new_tensor(Shape shape, Storage storage) {
   return tensors() - 1;
 }
 
-int Engine::push(std::vector<int> inputs, int output, MakeOp make) {
-  nodes_.push_back({std::move(inputs), output, std::move(make)});
-  return output;
+int Engine::push(Node node) {
+  nodes_.push_back(std::move(node));
+  return nodes_.back().output;
 }
 
 void Engine::check_open() const { require(!built_, "nothing can be added after build"); }
@@ -146,17 +146,27 @@ int Engine::conv(int in, Shape out, Format format, ConvParams conv, Requantiser 
   check_requant(requant, out.c);
   const int result = new_tensor(out, checked_storage(format));
   if (requant.acc_bits > 32) {
-    return push({in}, result,
-                [=](const auto& views, const View& y) { return make_wide_conv(conv, requant, views[0], y); });
+    return push(
+        {{in}, result, [=](const auto& views, const View& y) { return make_wide_conv(conv, requant, views[0], y); }});
   }
   if (conv.groups == source.shape.c && out.c == source.shape.c) {
-    return push({in}, result, [=](const auto& views, const View& y) {
-      return make_depthwise(conv, requant, views[0], y, *kernels_);
-    });
+    return push({{in}, result, [=](const auto& views, const View& y) {
+                   return make_depthwise(conv, requant, views[0], y, *kernels_);
+                 }});
   }
   const int codes = source.storage.bytes == 1 && !conv.fits_bytes() ? widened(in) : in;
-  return push({codes}, result,
-              [=](const auto& views, const View& y) { return make_conv(conv, requant, views[0], y, *kernels_); });
+  const auto node = std::make_shared<ConvNode>();
+  node->monotone = is_monotone(requant);
+  const auto make = [=](const auto& views, const View& y) {
+    ConvTail tail = node->tail;
+    if (tail.residual) {
+      Residual residual = *tail.residual;
+      residual.map = views[1];
+      tail.residual = std::make_shared<const Residual>(residual);
+    }
+    return make_conv(conv, requant, tail, views[0], y, *kernels_);
+  };
+  return push({{codes}, result, make, node});
 }
 
 int Engine::widened(int in) {
@@ -176,8 +186,9 @@ int Engine::add(const std::vector<int>& inputs, const std::vector<int>& left_shi
     require(left_shifts[i] >= 0 && left_shifts[i] < 32, "input shifts must be in [0, 31]");
   }
   check_requant(requant, shape.c);
-  return push(inputs, new_tensor(shape, checked_storage(format)),
-              [=](const auto& views, const View& y) { return make_add(views, left_shifts, requant, y); });
+  const auto make = [=](const auto& views, const View& y) { return make_add(views, left_shifts, requant, y); };
+  const auto node = std::make_shared<AddNode>(AddNode{left_shifts, requant});
+  return push({inputs, new_tensor(shape, checked_storage(format)), make, nullptr, node});
 }
 
 int Engine::mul(int map, int factors, Format format, Requantiser requant) {
@@ -188,16 +199,18 @@ int Engine::mul(int map, int factors, Format format, Requantiser requant) {
   const bool same = other.c == shape.c && other.h == shape.h && other.w == shape.w;
   require(per_channel || per_pixel || same, "the factors of mul do not fit the map");
   check_requant(requant, shape.c);
-  return push({map, factors}, new_tensor(shape, checked_storage(format)),
-              [=](const auto& views, const View& y) { return make_mul(requant, views[0], views[1], y); });
+  return push({{map, factors}, new_tensor(shape, checked_storage(format)), [=](const auto& views, const View& y) {
+                 return make_mul(requant, views[0], views[1], y);
+               }});
 }
 
 int Engine::avgpool(int in, Format format, Requantiser requant) {
   check_open();
   const Shape shape{at(in).shape.c, 1, 1};
   check_requant(requant, shape.c);
-  return push({in}, new_tensor(shape, checked_storage(format)),
-              [=](const auto& views, const View& y) { return make_avgpool(requant, views[0], y); });
+  return push({{in}, new_tensor(shape, checked_storage(format)), [=](const auto& views, const View& y) {
+                 return make_avgpool(requant, views[0], y);
+               }});
 }
 
 int Engine::maxpool(int in, Shape out, const Window& window) {
@@ -210,8 +223,8 @@ int Engine::maxpool(int in, Shape out, const Window& window) {
               int64_t{out.h - 1} * window.stride_y - window.pad_y < source.shape.h &&
               int64_t{out.w - 1} * window.stride_x - window.pad_x < source.shape.w,
           "pool windows must touch the map");
-  return push({in}, new_tensor(out, source.storage),
-              [=](const auto& views, const View& y) { return make_maxpool(window, views[0], y); });
+  const auto make = [=](const auto& views, const View& y) { return make_maxpool(window, views[0], y); };
+  return push({{in}, new_tensor(out, source.storage), make, nullptr, nullptr, std::make_shared<Window>(window)});
 }
 
 int Engine::concat(const std::vector<int>& inputs) {
@@ -252,7 +265,7 @@ bool Engine::can_alias(int part, int whole, int channel) const {
 }
 
 void Engine::push_copy(int from, int to) {
-  push({from}, to, [](const auto& views, const View& y) { return make_upsample(1, views[0], y); });
+  push({{from}, to, [](const auto& views, const View& y) { return make_upsample(1, views[0], y); }});
 }
 
 int Engine::slice(int in, int start, int stop) {
@@ -270,7 +283,7 @@ int Engine::upsample(int in, int stride) {
   const Tensor source = at(in);
   require(stride > 0 && stride <= 64, "an upsample stride must be in [1, 64]");
   const int result = new_tensor({source.shape.c, source.shape.h * stride, source.shape.w * stride}, source.storage);
-  return push({in}, result, [=](const auto& views, const View& y) { return make_upsample(stride, views[0], y); });
+  return push({{in}, result, [=](const auto& views, const View& y) { return make_upsample(stride, views[0], y); }});
 }
 
 int Engine::permute(int in, Shape out, std::vector<int32_t> sources) {
@@ -282,8 +295,9 @@ int Engine::permute(int in, Shape out, std::vector<int32_t> sources) {
   for (int32_t index : sources) {
     require(index >= 0 && index < size, "a permutation's sources must lie inside of the map");
   }
-  return push({in}, new_tensor(out, source.storage),
-              [=](const auto& views, const View& y) { return make_permute(sources, views[0], y); });
+  return push({{in}, new_tensor(out, source.storage), [=](const auto& views, const View& y) {
+                 return make_permute(sources, views[0], y);
+               }});
 }
 
 }  // namespace yhw

@@ -85,20 +85,37 @@ class Engine {
 
     int stride() const { return shape.c * storage.bytes < kStepBytes ? kStepBytes / storage.bytes : shape.c; }
   };
+  // What `fuse` has to know of a node.
+  struct ConvNode {
+    bool monotone = false;  // its requantisation
+    ConvTail tail;          // the second input, if there is one, is the residual's map
+  };
+  struct AddNode {
+    std::vector<int> left_shifts;
+    Requantiser requant;
+  };
   struct Node {
     std::vector<int> inputs;
     int output;
     MakeOp make;
+    std::shared_ptr<ConvNode> conv = nullptr;  // only of a convolution in tiles
+    std::shared_ptr<AddNode> add = nullptr;
+    std::shared_ptr<Window> pool = nullptr;
   };
 
   const Tensor& at(int tensor) const;
   int new_tensor(Shape shape, Storage storage);
-  int push(std::vector<int> inputs, int output, MakeOp make);
+  int push(Node node);
   void push_copy(int from, int to);
   int widened(int in);
   bool can_alias(int part, int whole, int channel) const;
   int root_of(int tensor) const;
   View view_of(int tensor) const;
+  // Moves max pools and additions into the convolutions that feed them alone.
+  void fuse();
+  std::vector<int> fusable_readers() const;
+  bool fuse_pool(const Node& conv, const Node& pool) const;
+  bool fuse_add(Node& conv, const Node& add) const;
   void place_tensors();
   void make_ops();
   void check_requant(const Requantiser& requant, int channels) const;

@@ -100,6 +100,9 @@ struct Kernels {
 
   void (*conv_tile)(const ConvChunk& chunk, const TileSource& source, int pixels, int32_t* acc);
   void (*sparse_tile)(const SparseBlock& block, const TileSource& source, int pixels, int32_t* acc);
+  // acc[pixel][vectors] = the largest of 2 x 2 accumulators: of pixels 2 * pixel and 2 * pixel + 1 of `acc` and
+  // `below`.
+  void (*pool_tile)(const int32_t* below, int pixels, int vectors, int32_t* acc);
   // Accumulators [pixel][kLanes] of a block of channels of a depthwise convolution.
   void (*depthwise_row)(const PackedDepthwise& conv, const DepthwiseRow& row, int block, int pixels, int32_t* acc);
   // acc[pixel][blocks of all channels] = code << left, or += where not `start`.

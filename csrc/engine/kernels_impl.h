@@ -19,6 +19,19 @@ YHW_INLINE T minimum(T a, T b) {
   return a < b ? a : b;
 }
 
+template <class Isa>
+void pool_tile(const int32_t* below, int pixels, int vectors, int32_t* acc) {
+  const int pitch = vectors * kLanes;
+  for (int p = 0; p < pixels; ++p) {
+    for (int v = 0; v < vectors; ++v) {
+      const int from = 2 * p * pitch + v * kLanes;
+      const Vec upper = max_vec(load_vec(acc + from), load_vec(acc + from + pitch));
+      const Vec lower = max_vec(load_vec(below + from), load_vec(below + from + pitch));
+      store_vec(acc + p * pitch + v * kLanes, max_vec(upper, lower));
+    }
+  }
+}
+
 template <typename Stored>
 void add_tile_stored(const PixelRun& run, int left, bool start, int32_t* acc) {
   const int blocks = (run.channels + kLanes - 1) / kLanes;
@@ -110,6 +123,7 @@ const Kernels& make_kernels() {
       {0, Isa::kTilePixels[1], Isa::kTilePixels[2], Isa::kTilePixels[3], Isa::kTilePixels[4]},
       conv_tile<Isa>,
       sparse_tile<Isa>,
+      pool_tile<Isa>,
       depthwise_row<Isa>,
       add_tile<Isa>,
       mul_tile<Isa>,

@@ -58,8 +58,27 @@ struct ConvParams {
   bool fits_bytes() const;
 };
 
-std::unique_ptr<Op> make_conv(const ConvParams& conv, const Requantiser& requant, View in, View out,
-                              const Kernels& kernels);
+// A map that is added to a convolution's codes, and what becomes of the sum: requant(conv << left_conv + map <<
+// left_map).
+struct Residual {
+  View map;
+  Storage conv;  // of the convolution's codes
+  int left_conv = 0, left_map = 0;
+  Requantiser requant;
+};
+
+// What a convolution does to its result before it is stored.
+struct ConvTail {
+  bool pools = false;  // the largest of every 2 x 2; a requantisation that never falls commutes with it
+  std::shared_ptr<const Residual> residual;
+};
+
+// Whether the code never falls when the accumulator rises.
+bool is_monotone(const Requantiser& requant);
+
+// `out` is the map behind the tail.
+std::unique_ptr<Op> make_conv(const ConvParams& conv, const Requantiser& requant, const ConvTail& tail, View in,
+                              View out, const Kernels& kernels);
 std::unique_ptr<Op> make_depthwise(const ConvParams& conv, const Requantiser& requant, View in, View out,
                                    const Kernels& kernels);
 // For accumulators of more than 32 bits.

@@ -13,8 +13,7 @@ WindowRuns make_runs(const Window& window, const View& in) {
   return window.dilation_x == 1 && merged.steps <= apart.columns * apart.steps ? merged : apart;
 }
 
-void WindowWalk::locate(int64_t first, int pixels, int64_t offset, uint8_t* patches, TileSource& source) const {
-  int y = static_cast<int>(first / out_w_), x = static_cast<int>(first % out_w_);
+void WindowWalk::locate(int y, int x, int pixels, int64_t offset, uint8_t* patches, TileSource& source) const {
   const int64_t pitch_y = window_.dilation_y * in_.row_bytes(), pitch_x = window_.dilation_x * in_.pixel_bytes();
   int in_y = y * window_.stride_y - window_.pad_y, in_x = x * window_.stride_x - window_.pad_x;
   source.uniform = x + pixels <= out_w_ && inside(in_y, in_x) && inside(in_y, in_x + (pixels - 1) * window_.stride_x);

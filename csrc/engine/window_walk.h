@@ -29,9 +29,16 @@ class WindowWalk {
   // Bytes of patches for a tile.
   size_t scratch() const { return static_cast<size_t>(runs_.patch_bytes()) * kMaxTilePixels + 64; }
 
-  // The windows of output pixels [first, first + pixels), of the group whose channels begin `offset` bytes into a
-  // pixel.
-  void locate(int64_t first, int pixels, int64_t offset, uint8_t* patches, TileSource& source) const;
+  // The same over a map at another address.
+  WindowWalk over(uint8_t* data) const {
+    WindowWalk walk = *this;
+    walk.in_.data = data;
+    return walk;
+  }
+
+  // The windows of `pixels` output pixels from (y, x) on, row by row, of the group whose channels begin `offset` bytes
+  // into a pixel.
+  void locate(int y, int x, int pixels, int64_t offset, uint8_t* patches, TileSource& source) const;
 
  private:
   bool inside(int y, int x) const {
