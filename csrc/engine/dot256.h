@@ -37,6 +37,46 @@ struct Dot256 {
   }
 };
 
+// Narrows with saturation, two pixels at a time.
+class Packer256 {
+ public:
+  explicit Packer256(const ByteSink& sink)
+      : sink_(sink),
+        lo_(_mm256_set1_epi8(static_cast<char>(sink.lo))),
+        hi_(_mm256_set1_epi8(static_cast<char>(sink.hi))),
+        zero_(_mm256_set1_epi16(sink.zero)) {}
+
+  YHW_INLINE void store(const Vec* shifted, int pixels, uint8_t* to) const {
+    for (int p = 0; p < pixels; p += 2) {
+      const __m256i words = _mm256_packus_epi16(words_of(shifted[p]), words_of(shifted[p + 1]));
+      const __m256i stored = _mm256_min_epu8(_mm256_max_epu8(words, lo_), hi_);
+      const __m256i ordered = _mm256_permutevar8x32_epi32(stored, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+      store_pixel(_mm256_castsi256_si128(ordered), to + p * sink_.spacing);
+      if (p + 1 < pixels) {
+        store_pixel(_mm256_extracti128_si256(ordered, 1), to + (p + 1) * sink_.spacing);
+      }
+    }
+  }
+
+ private:
+  // Lanes 0-3, 8-11, 4-7, 12-15.
+  YHW_INLINE __m256i words_of(Vec shifted) const {
+    __m256i halves[2];
+    std::memcpy(halves, &shifted, sizeof(halves));
+    return _mm256_adds_epi16(_mm256_packs_epi32(halves[0], halves[1]), zero_);
+  }
+  YHW_INLINE void store_pixel(__m128i bytes, uint8_t* to) const {
+    if (sink_.count == kLanes) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
+    } else {
+      std::memcpy(to, &bytes, static_cast<size_t>(sink_.count));
+    }
+  }
+
+  ByteSink sink_;
+  __m256i lo_, hi_, zero_;
+};
+
 // Bytes of up to 4 rows of taps side by side in each of kLanes lanes.
 struct Columns256 {
   template <int kRows>

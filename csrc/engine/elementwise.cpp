@@ -22,7 +22,7 @@ class TileOp : public Op {
         epilogue_(make_epilogue(requant, 0, out.c, out.storage)) {}
 
   ScratchNeed scratch() const override {
-    return {static_cast<size_t>(tile_) * static_cast<size_t>(blocks_) * kLanes * sizeof(int64_t), 0};
+    return {static_cast<size_t>(tile_ + kPackedPixels) * static_cast<size_t>(blocks_) * kLanes * sizeof(int64_t), 0};
   }
 
   void run(const RunContext& context) const override {

@@ -24,8 +24,34 @@ struct ShiftVec {
 
 // What becomes of a block of codes.
 enum class Sink {
-  kBytes,  // stored as bytes, by the instruction set's own function
-  kAny     // looked up in a table, two bytes wide, or the tail of a map on an instruction set without masks
+  kBytes,  // stored as bytes, by the instruction set's own packer
+  kAny     // looked up in a table, or two bytes wide
+};
+
+// Where codes are stored as bytes, and between which ones.
+struct ByteSink {
+  uint8_t lo, hi, zero;  // stored; the zero is not
+  int count;             // channels
+  int64_t spacing;       // bytes from one pixel to the next
+};
+
+// Packs with the compiler's own conversions.
+class PlainPacker {
+ public:
+  explicit PlainPacker(const ByteSink& sink) : sink_(sink) {}
+
+  // Clamps and stores `pixels` of kPackedPixels blocks of shifted accumulators.
+  YHW_INLINE void store(const Vec* shifted, int pixels, uint8_t* to) const {
+    for (int p = 0; p < pixels; ++p) {
+      const Vec stored = min_vec(max_vec(shifted[p], splat(sink_.lo - sink_.zero)), splat(sink_.hi - sink_.zero));
+      uint8_t bytes[kLanes];
+      store_all_bytes(bytes, stored + splat(sink_.zero));
+      std::memcpy(to + p * sink_.spacing, bytes, static_cast<size_t>(sink_.count));
+    }
+  }
+
+ private:
+  ByteSink sink_;
 };
 
 // Stores code k of a pixel.
@@ -38,7 +64,7 @@ inline void store_code(Storage storage, int64_t stored, int k, uint8_t* to) {
   }
 }
 
-// Stores `count` of kLanes codes as they come out of the requantisation.
+// Stores `count` of kLanes codes.
 inline void sink_any(const Epilogue& e, Vec code, int count, uint8_t* to) {
   for (int k = 0; k < count; ++k) {
     const int32_t stored =
@@ -47,36 +73,59 @@ inline void sink_any(const Epilogue& e, Vec code, int count, uint8_t* to) {
   }
 }
 
-template <class Isa, Rounding kRounding, Sink kSink, bool kTwoSided, bool kClamps>
-void finish_block(const Epilogue& e, const int32_t* acc, int64_t acc_step, int first, int pixels, uint8_t* out,
-                  int64_t spacing) {
-  const ShiftVec positive(e.positive, first), negative(e.negative, first);
-  const Vec acc_lo = load_vec(e.acc_lo.data() + first), acc_hi = load_vec(e.acc_hi.data() + first);
-  const Vec lo = splat(e.code_lo), hi = splat(e.code_hi), zero = splat(e.out.zero);
-  const Vec mul_pos = splat(static_cast<int32_t>(e.spec.params.mul_pos));
-  const Vec mul_neg = splat(static_cast<int32_t>(e.spec.params.mul_neg));
-  const int count = e.channels - first < kLanes ? e.channels - first : kLanes;
-  for (int p = 0; p < pixels; ++p) {
-    Vec v = load_vec(acc + p * acc_step);
+// The requantisation of a block of lanes but for the clamp of the code.
+template <Rounding kRounding, bool kTwoSided, bool kClamps>
+struct BlockRequant {
+  ShiftVec positive, negative;
+  Vec acc_lo, acc_hi, mul_pos, mul_neg;
+
+  YHW_INLINE BlockRequant(const Epilogue& e, int first)
+      : positive(e.positive, first),
+        negative(e.negative, first),
+        acc_lo(load_vec(e.acc_lo.data() + first)),
+        acc_hi(load_vec(e.acc_hi.data() + first)),
+        mul_pos(splat(static_cast<int32_t>(e.spec.params.mul_pos))),
+        mul_neg(splat(static_cast<int32_t>(e.spec.params.mul_neg))) {}
+
+  YHW_INLINE Vec operator()(Vec v) const {
     if (kClamps) {
       v = min_vec(max_vec(v, acc_lo), acc_hi);
     }
-    Vec shift = positive.shift, bias = positive.bias, unit = positive.unit;
-    if (kTwoSided) {
-      const Vec is_negative = v < Vec{};
-      v = v * (is_negative ? mul_neg : mul_pos);
-      shift = is_negative ? negative.shift : shift;
-      bias = is_negative ? negative.bias : bias;
-      unit = is_negative ? negative.unit : unit;
-    } else {
-      v = v * mul_pos;
+    if (!kTwoSided) {
+      return shift_rounded<kRounding>(v * mul_pos, positive.shift, positive.bias, positive.unit);
     }
-    const Vec code = min_vec(max_vec(shift_rounded<kRounding>(v, shift, bias, unit), lo), hi);
-    if (kSink == Sink::kBytes) {
-      Isa::store_bytes(out + p * spacing, code + zero, count);
-    } else {
-      sink_any(e, code, count, out + p * spacing);
+    const Vec is_negative = v < Vec{};
+    const Vec shift = is_negative ? negative.shift : positive.shift;
+    const Vec bias = is_negative ? negative.bias : positive.bias;
+    const Vec unit = is_negative ? negative.unit : positive.unit;
+    return shift_rounded<kRounding>(v * (is_negative ? mul_neg : mul_pos), shift, bias, unit);
+  }
+};
+
+template <class Isa, Rounding kRounding, Sink kSink, bool kTwoSided, bool kClamps>
+void finish_block(const Epilogue& e, const int32_t* acc, int64_t acc_step, int first, int pixels, uint8_t* out,
+                  int64_t spacing) {
+  const BlockRequant<kRounding, kTwoSided, kClamps> requant(e, first);
+  const int count = e.channels - first < kLanes ? e.channels - first : kLanes;
+  if (kSink == Sink::kBytes) {
+    const int zero = e.out.zero;
+    const typename Isa::Packer packer(ByteSink{static_cast<uint8_t>(e.code_lo + zero),
+                                               static_cast<uint8_t>(e.code_hi + zero), static_cast<uint8_t>(zero),
+                                               count, spacing});
+    for (int p = 0; p < pixels; p += kPackedPixels) {
+      Vec shifted[kPackedPixels];
+      YHW_UNROLL
+      for (int i = 0; i < kPackedPixels; ++i) {
+        shifted[i] = requant(load_vec(acc + (p + i) * acc_step));
+      }
+      packer.store(shifted, pixels - p < kPackedPixels ? pixels - p : kPackedPixels, out + p * spacing);
     }
+    return;
+  }
+  const Vec lo = splat(e.code_lo), hi = splat(e.code_hi);
+  for (int p = 0; p < pixels; ++p) {
+    const Vec code = min_vec(max_vec(requant(load_vec(acc + p * acc_step)), lo), hi);
+    sink_any(e, code, count, out + p * spacing);
   }
 }
 
@@ -145,8 +194,7 @@ void finish(const Epilogue& e, const int32_t* acc, int first, int blocks, int pi
     for (int b = 0; b < blocks; ++b) {
       const int channel = first + b * kLanes;
       uint8_t* to = out + static_cast<int64_t>(b) * kLanes * e.out.bytes;
-      const bool whole = Isa::kMasks || e.channels - channel >= kLanes;
-      if (e.narrow && e.table.empty() && e.out.bytes == 1 && whole) {
+      if (e.narrow && e.table.empty() && e.out.bytes == 1) {
         finish_narrow<Isa, rounding(), Sink::kBytes>(e, acc + b * kLanes, blocks * kLanes, channel, pixels, to,
                                                      spacing);
       } else if (e.narrow) {

@@ -17,6 +17,8 @@ namespace yhw {
 constexpr int kMaxBlocks = 4;
 constexpr int kMaxTilePixels = 16;
 constexpr int kMaxTileLanes = kMaxTilePixels * kMaxBlocks * kLanes;
+// `finish` reads the accumulators of a multiple of so many pixels; what is behind the last one does not matter.
+constexpr int kPackedPixels = 4;
 // Bytes of input that one dot product step takes: 4 codes of one byte or 2 of two bytes.
 constexpr int kStepBytes = 4;
 

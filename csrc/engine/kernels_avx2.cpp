@@ -55,8 +55,7 @@ struct Avx2Isa {
 
   static constexpr bool kInterleaves = true;
   using Columns = InterleavedColumns;
-  static constexpr bool kMasks = false;
-  static YHW_INLINE void store_bytes(uint8_t* to, Vec stored, int) { store_all_bytes(to, stored); }
+  using Packer = Packer256;
 };
 
 }  // namespace

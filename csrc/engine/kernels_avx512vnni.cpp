@@ -54,6 +54,80 @@ struct Columns512 {
   static YHW_INLINE void add(__m512i& acc, __m512i x, __m512i w) { acc = _mm512_dpbusd_epi32(acc, x, w); }
 };
 
+// Where the bytes of pixels lie in packed registers, by the number of bytes from one pixel to the next.
+struct PackedOrders {
+  alignas(64) uint8_t of[kLanes + 1][64] = {};
+
+  constexpr PackedOrders() {
+    for (int pitch = 1; pitch <= kLanes; ++pitch) {
+      for (int i = 0; i < 64; ++i) {
+        const int p = i / pitch % kPackedPixels, c = i % pitch;
+        of[pitch][i] = static_cast<uint8_t>(c / 4 * 16 + p * 4 + c % 4);
+      }
+    }
+  }
+};
+constexpr PackedOrders kOrders;
+
+// Narrows four pixels with saturation to one register of bytes.
+class Packer512 {
+ public:
+  explicit Packer512(const ByteSink& sink)
+      : sink_(sink),
+        dense_(sink.spacing == sink.count),
+        lo_(_mm512_set1_epi8(static_cast<char>(sink.lo))),
+        hi_(_mm512_set1_epi8(static_cast<char>(sink.hi))),
+        zero_(_mm512_set1_epi16(sink.zero)) {
+    order_ = _mm512_load_si512(kOrders.of[dense_ ? sink.count : kLanes]);
+  }
+
+  YHW_INLINE void store(const Vec* shifted, int pixels, uint8_t* to) const {
+    const auto words = [&](int p) __attribute__((always_inline)) {
+      return _mm512_adds_epi16(
+          _mm512_packs_epi32(reinterpret_cast<__m512i>(shifted[p]), reinterpret_cast<__m512i>(shifted[p + 1])), zero_);
+    };
+    __m512i bytes = _mm512_packus_epi16(words(0), words(2));
+    bytes = _mm512_min_epu8(_mm512_max_epu8(bytes, lo_), hi_);
+    bytes = _mm512_maskz_permutexvar_epi8(~__mmask64{0}, order_, bytes);
+    if (dense_) {
+      const int count = pixels * sink_.count;
+      if (count == 64) {
+        _mm512_storeu_si512(to, bytes);
+      } else {
+        _mm512_mask_storeu_epi8(to, (__mmask64{1} << count) - 1, bytes);
+      }
+      return;
+    }
+    __m128i first;
+    std::memcpy(&first, &bytes, sizeof(first));
+    store_pixel(first, to);
+    if (pixels > 1) {
+      store_pixel(_mm512_maskz_extracti32x4_epi32(kAll, bytes, 1), to + sink_.spacing);
+    }
+    if (pixels > 2) {
+      store_pixel(_mm512_maskz_extracti32x4_epi32(kAll, bytes, 2), to + 2 * sink_.spacing);
+    }
+    if (pixels > 3) {
+      store_pixel(_mm512_maskz_extracti32x4_epi32(kAll, bytes, 3), to + 3 * sink_.spacing);
+    }
+  }
+
+ private:
+  static constexpr __mmask8 kAll = 0xff;
+
+  YHW_INLINE void store_pixel(__m128i bytes, uint8_t* to) const {
+    if (sink_.count == kLanes) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
+    } else {
+      _mm_mask_storeu_epi8(to, static_cast<__mmask16>((1u << sink_.count) - 1), bytes);
+    }
+  }
+
+  ByteSink sink_;
+  bool dense_;
+  __m512i lo_, hi_, zero_, order_;
+};
+
 struct Avx512VnniIsa {
   static constexpr const char* kName = "avx512vnni";
   static constexpr WeightLayout kLayout = WeightLayout::kBytes;
@@ -66,13 +140,7 @@ struct Avx512VnniIsa {
   static constexpr bool kInterleaves = true;
   using Columns = Columns512;
 
-  static constexpr bool kMasks = true;
-  static YHW_INLINE void store_bytes(uint8_t* to, Vec stored, int count) {
-    const auto mask = static_cast<__mmask16>((1u << count) - 1);
-    __m128i bytes = _mm512_maskz_cvtepi32_epi8(mask, reinterpret_cast<__m512i>(stored));
-    asm("" : "+v"(bytes));  // keeps the narrowing out of the store: together they are slow on some processors
-    _mm_mask_storeu_epi8(to, mask, bytes);
-  }
+  using Packer = Packer512;
 };
 
 }  // namespace

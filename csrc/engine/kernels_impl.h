@@ -39,8 +39,8 @@ void add_tile_stored(const PixelRun& run, int left, bool start, int32_t* acc) {
   for (int p = 0; p < run.pixels; ++p) {
     const uint8_t* from = run.data + p * run.spacing;
     for (int b = 0; b < blocks; ++b) {
-      const Vec codes =
-          load_codes<Stored>(from + b * kLanes * static_cast<int>(sizeof(Stored)), run.channels - b * kLanes);
+      // A last block reads beyond the channels; what it makes of that is not stored.
+      const Vec codes = widen(reinterpret_cast<const Stored*>(from) + b * kLanes);
       int32_t* to = acc + (p * blocks + b) * kLanes;
       const Vec shifted = (codes - zero) << left;
       const Vec sum = start ? shifted : load_vec(to) + shifted;
@@ -65,13 +65,12 @@ void mul_tile_stored(const PixelRun& a, const PixelRun& b, int32_t* acc) {
   for (int p = 0; p < a.pixels; ++p) {
     const uint8_t* from = a.data + p * a.spacing;
     const uint8_t* factors = b.data + p * b.spacing;
-    const Vec shared = splat(load_codes<StoredB>(factors, 1)[0]);
+    StoredB one;
+    std::memcpy(&one, factors, sizeof(one));
     for (int i = 0; i < blocks; ++i) {
       const int first = i * kLanes;
-      const Vec x = load_codes<StoredA>(from + first * static_cast<int>(sizeof(StoredA)), a.channels - first);
-      const Vec f = b.channels == 1
-                        ? shared
-                        : load_codes<StoredB>(factors + first * static_cast<int>(sizeof(StoredB)), b.channels - first);
+      const Vec x = widen(reinterpret_cast<const StoredA*>(from) + first);
+      const Vec f = b.channels == 1 ? splat(one) : widen(reinterpret_cast<const StoredB*>(factors) + first);
       const Vec product = (x - zero_a) * (f - zero_b);
       std::memcpy(acc + (p * blocks + i) * kLanes, &product, sizeof(product));
     }

@@ -57,8 +57,7 @@ struct ScalarIsa {
   static constexpr int kTilePixels[] = {0, 2, 0, 0, 0};
 
   static constexpr bool kInterleaves = false;
-  static constexpr bool kMasks = false;
-  static YHW_INLINE void store_bytes(uint8_t* to, Vec stored, int) { store_all_bytes(to, stored); }
+  using Packer = PlainPacker;
 };
 
 }  // namespace

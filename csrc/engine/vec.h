@@ -49,19 +49,6 @@ YHW_INLINE Vec widen(const Stored* from) {
   return load_vec(wide);
 }
 
-// `count` stored codes, others 0.
-template <typename Stored>
-YHW_INLINE Vec load_codes(const uint8_t* from, int count) {
-  if (count >= kLanes) {
-    return widen(reinterpret_cast<const Stored*>(from));
-  }
-  Stored codes[kLanes] = {};
-  for (int k = 0; k < count; ++k) {
-    codes[k] = reinterpret_cast<const Stored*>(from)[k];
-  }
-  return widen(codes);
-}
-
 // Stores kLanes codes as bytes.
 YHW_INLINE void store_all_bytes(uint8_t* to, Vec stored) {
   int32_t wide[kLanes];
