@@ -91,17 +91,23 @@ template <class Isa, typename T>
 void load_image(const T* image, const View& map) {
   const int64_t plane = map.pixels();
   if (map.storage.bytes == 1 && map.stride == kStepBytes) {
-    // One 32-bit store per pixel; channels that do not exist repeat the last one and are not read.
+    // Four bytes per pixel; channels that do not exist repeat the last one and are not read.
     const int last = map.c - 1;
     const T* channels[] = {image, image + (last > 0 ? plane : 0), image + minimum(2, last) * plane,
                            image + minimum(3, last) * plane};
-    const auto zero = static_cast<uint32_t>(map.storage.zero);
-    for (int64_t p = 0; p < plane; ++p) {
-      uint32_t word = 0;
+    const Vec zero = splat(map.storage.zero), byte = splat(0xff);
+    int64_t p = 0;
+    for (; p + kLanes <= plane; p += kLanes) {
+      Vec words = {};
       for (int c = 0; c < kStepBytes; ++c) {
-        word |= ((static_cast<uint32_t>(channels[c][p]) + zero) & 0xff) << (8 * c);
+        words |= ((widen(channels[c] + p) + zero) & byte) << (8 * c);
       }
-      std::memcpy(map.data + p * kStepBytes, &word, sizeof(word));
+      std::memcpy(map.data + p * kStepBytes, &words, sizeof(words));
+    }
+    for (; p < plane; ++p) {
+      for (int c = 0; c < kStepBytes; ++c) {
+        map.pixel(p)[c] = static_cast<uint8_t>(channels[c][p] + map.storage.zero);
+      }
     }
     return;
   }
