@@ -2,6 +2,7 @@
 // Dense and grouped convolution in tiles: weights packed once; chunks of output channels outside, pixels inside, so
 // that a chunk's weights stay in the cache.
 #include <algorithm>
+#include <numeric>
 
 #include "conv_tail.h"
 #include "conv_weights.h"
@@ -17,15 +18,6 @@ constexpr int kJobsPerThread = 4;
 View group_view(View in, int groups) {
   in.c /= groups;
   return in;
-}
-
-// The map before a tail.
-View tail_input(View out, const ConvTail& tail) {
-  if (tail.pools) {
-    out.h *= 2;
-    out.w *= 2;
-  }
-  return out;
 }
 
 class ConvOp final : public Op {
@@ -95,17 +87,8 @@ class ConvOp final : public Op {
   void add_chunk(const WeightPacker& packer, const ConvParams& conv, Place place, int begin, int end) {
     Chunk chunk{place, std::vector<uint8_t>(packer.chunk_bytes(place.blocks)), bias_.size()};
     packer.pack(begin, end, place.blocks, chunk.weights.data());
-    const auto row = conv.weight.size() / conv.bias.size();
     for (int lane = begin; lane < begin + place.blocks * kLanes; ++lane) {
-      int64_t bias = 0;
-      if (lane < end) {
-        const int16_t* weights = conv.weight.data() + static_cast<size_t>(lane) * row;
-        bias = conv.bias[static_cast<size_t>(lane)];
-        for (size_t i = 0; i < row; ++i) {
-          bias -= int64_t{in_.storage.zero} * weights[i];
-        }
-      }
-      bias_.push_back(static_cast<int32_t>(bias));  // sums are modulo 2^32
+      bias_.push_back(lane < end ? stored_bias(conv, lane, in_.storage.zero) : 0);
     }
     chunks_.push_back(std::move(chunk));
   }
@@ -140,6 +123,13 @@ class ConvOp final : public Op {
 
 bool ConvParams::fits_bytes() const {
   return std::all_of(weight.begin(), weight.end(), [](int16_t w) { return w >= -128 && w <= 127; });
+}
+
+int32_t stored_bias(const ConvParams& conv, int k, int zero) {
+  const auto row = static_cast<int64_t>(conv.weight.size() / conv.bias.size());
+  const auto* weights = conv.weight.data() + k * row;
+  const int64_t sum = std::accumulate(weights, weights + row, int64_t{0});
+  return static_cast<int32_t>(conv.bias[static_cast<size_t>(k)] - zero * sum);
 }
 
 std::unique_ptr<Op> make_conv(const ConvParams& conv, const Requantiser& requant, const ConvTail& tail, View in,

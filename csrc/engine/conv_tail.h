@@ -21,6 +21,15 @@ struct PackedTail {
   Epilogue sum;  // of the residual
 };
 
+// The map before a tail.
+inline View tail_input(View out, const ConvTail& tail) {
+  if (tail.pools) {
+    out.h *= 2;
+    out.w *= 2;
+  }
+  return out;
+}
+
 // Writes a chunk of output channels, tile by tile.
 class TailWriter {
  public:
@@ -58,6 +67,20 @@ class TailWriter {
       for (x += pixels; x >= out_.w; x -= out_.w) {
         ++y;
       }
+    }
+  }
+
+  // Row `row` of the output, in tiles that do not cross its end.
+  template <typename Accumulate>
+  void write_row(int row, int tile, const Accumulate& accumulate) {
+    if (tail_.pools) {
+      write_pooled(row, row + 1, tile, accumulate);
+      return;
+    }
+    for (int x = 0; x < out_.w; x += tile) {
+      const int pixels = std::min(tile, out_.w - x);
+      accumulate(row, x, pixels, acc_);
+      store(int64_t{row} * out_.w + x, pixels);
     }
   }
 

@@ -67,11 +67,7 @@ class DepthwiseOp final : public Op {
     const int lanes = blocks_ * kLanes, taps = conv.window.taps();
     bias_.resize(static_cast<size_t>(lanes));
     for (int c = 0; c < out.c; ++c) {
-      int64_t bias = conv.bias[static_cast<size_t>(c)];
-      for (int t = 0; t < taps; ++t) {
-        bias -= in.storage.zero * conv.weight[static_cast<size_t>(c * taps + t)];
-      }
-      bias_[static_cast<size_t>(c)] = static_cast<int32_t>(bias);
+      bias_[static_cast<size_t>(c)] = stored_bias(conv, c, in.storage.zero);
     }
     if (kernels.interleaves && in.storage.bytes == 1 && conv.fits_bytes() && takes_columns(conv.window)) {
       pack_columns(conv, WeightStep(kernels.layout, 1));

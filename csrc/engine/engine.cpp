@@ -154,9 +154,11 @@ int Engine::conv(int in, Shape out, Format format, ConvParams conv, Requantiser 
                    return make_depthwise(conv, requant, views[0], y, *kernels_);
                  }});
   }
-  const int codes = source.storage.bytes == 1 && !conv.fits_bytes() ? widened(in) : in;
+  const bool bytes = source.storage.bytes == 1 && conv.fits_bytes();
+  const int codes = source.storage.bytes == 1 && !bytes ? widened(in) : in;
   const auto node = std::make_shared<ConvNode>();
   node->monotone = is_monotone(requant);
+  const bool sparse = bytes && pays_sparse(conv);
   const auto make = [=](const auto& views, const View& y) {
     ConvTail tail = node->tail;
     if (tail.residual) {
@@ -164,7 +166,8 @@ int Engine::conv(int in, Shape out, Format format, ConvParams conv, Requantiser 
       residual.map = views[1];
       tail.residual = std::make_shared<const Residual>(residual);
     }
-    return make_conv(conv, requant, tail, views[0], y, *kernels_);
+    return sparse ? make_sparse_conv(conv, requant, tail, views[0], y, *kernels_)
+                  : make_conv(conv, requant, tail, views[0], y, *kernels_);
   };
   return push({{codes}, result, make, node});
 }

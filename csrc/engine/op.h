@@ -58,6 +58,9 @@ struct ConvParams {
   bool fits_bytes() const;
 };
 
+// The bias of output channel k over inputs that are stored with `zero` added, modulo 2^32.
+int32_t stored_bias(const ConvParams& conv, int k, int zero);
+
 // A map that is added to a convolution's codes, and what becomes of the sum: requant(conv << left_conv + map <<
 // left_map).
 struct Residual {
@@ -79,6 +82,10 @@ bool is_monotone(const Requantiser& requant);
 // `out` is the map behind the tail.
 std::unique_ptr<Op> make_conv(const ConvParams& conv, const Requantiser& requant, const ConvTail& tail, View in,
                               View out, const Kernels& kernels);
+// The same for bytes, multiplying only steps of weights that are not all zero, and whether that is faster.
+std::unique_ptr<Op> make_sparse_conv(const ConvParams& conv, const Requantiser& requant, const ConvTail& tail, View in,
+                                     View out, const Kernels& kernels);
+bool pays_sparse(const ConvParams& conv);
 std::unique_ptr<Op> make_depthwise(const ConvParams& conv, const Requantiser& requant, View in, View out,
                                    const Kernels& kernels);
 // For accumulators of more than 32 bits.
