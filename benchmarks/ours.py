@@ -7,14 +7,20 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from benchmarks.autograd import gradient_function
 from benchmarks.measure import Candidate, Function
 from benchmarks.pruning import prune
+from yolo_hw.darknet.layers import Shape
 from yolo_hw.fixedpoint import FixedPoint, Overflow, Rounding
+from yolo_hw.geometry import Window
+from yolo_hw.intgraph import INPUT, IntGraph, NumericContract, Output, TensorInfo
 from yolo_hw.intgraph.engine import Engine, engine_paths
+from yolo_hw.intgraph.nodes import Activation, Conv2d
 from yolo_hw.ops import fake_quant_pow2
 
 if TYPE_CHECKING:
@@ -161,3 +167,43 @@ def sparse_conv(layer: ConvLayer, pattern: str, sparsity: float) -> list[Candida
 
     facts = {**OURS, "dtype": "float32", "pattern": pattern, "sparsity": sparsity}
     return [Candidate(f"yolo_hw {pattern}, {sparsity:.0%}", prepare, facts, round(2 * layer.macs * (1 - sparsity)))]
+
+
+def sparse_engine(layer: ConvLayer, sparsity: float) -> list[Candidate]:
+    """A convolution of bytes without its zero 16x4 blocks in the integer engine, its input re-laid."""
+    weight = prune(layer.weight(), "16x4", sparsity)
+    scale = 127 / np.abs(weight).max()
+    graph = single_conv(np.rint(weight * scale).astype(np.int64), Shape(layer.c, layer.map, layer.map))
+    codes = np.random.default_rng(2).integers(0, 256, graph.input_shape, np.uint8)
+
+    def prepare(threads: int) -> Function:
+        runner = Engine(graph, threads=threads)
+        return lambda: runner.compute(codes)
+
+    facts = {**OURS, "dtype": "int8", "pattern": "16x4", "sparsity": sparsity}
+    return [Candidate(f"yolo_hw int8 16x4, {sparsity:.0%}", prepare, facts, round(2 * layer.macs * (1 - sparsity)))]
+
+
+def single_conv(weight: npt.NDArray[np.int64], image: Shape) -> IntGraph:
+    """Return a graph of one convolution with padding, u8 in and out, and ReLU.
+
+    Args:
+        weight: [K, C, R, S] int8 codes.
+        image: Of the input.
+    """
+    k, _, r, s = weight.shape
+    reach = np.abs(weight).reshape(k, -1).sum(1).max() * 255
+    shift = max(int(reach).bit_length() - 10, 0)
+    byte = FixedPoint(8, 0, signed=False)
+    conv = Conv2d(
+        name="conv",
+        inputs=(INPUT,),
+        weight=weight,
+        w_frac=np.full(k, shift),
+        bias=np.zeros(k, np.int64),
+        w_bits=8,
+        window=Window((r, s), (1, 1), (r // 2, s // 2)),
+        act=Activation("relu", cap=255),
+    )
+    tensors = {INPUT: TensorInfo(image, byte), "conv": TensorInfo(Shape(k, *image[1:]), byte)}
+    return IntGraph("conv", NumericContract(), (conv,), tensors, (Output("conv"),))

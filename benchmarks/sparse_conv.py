@@ -42,6 +42,7 @@ def _case(layer: ConvLayer) -> Case:
     candidates = [*_dense_float(layer), _dense_int8(layer)]
     for sparsity in SPARSITIES:
         candidates.append(_deepsparse(layer, sparsity))
+        candidates += ours.sparse_engine(layer, sparsity)
         for pattern in PATTERNS:
             candidates += ours.sparse_conv(layer, pattern, sparsity)
     facts = {"network": layer.network, "layer": layer.name}

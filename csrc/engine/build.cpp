@@ -138,13 +138,7 @@ void Engine::read(int tensor, Code* out) const {
   if (!built_ || !at(tensor).kept) {
     throw std::invalid_argument("engine: tensor " + std::to_string(tensor) + " was not kept by build");
   }
-  const View view = view_of(tensor);
-  const int64_t plane = view.pixels();
-  for (int64_t p = 0; p < plane; ++p) {
-    for (int c = 0; c < view.c; ++c) {
-      out[c * plane + p] = code_at(view, view.pixel(p), c);
-    }
-  }
+  kernels_->read_map(view_of(tensor), out);
 }
 
 }  // namespace yhw

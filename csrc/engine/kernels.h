@@ -123,6 +123,8 @@ struct Kernels {
   void (*load_bytes)(const uint8_t* image, const View& map);
   void (*load_signed_bytes)(const int8_t* image, const View& map);
   void (*load_words)(const Code* image, const View& map);
+  // A map's codes, [C, H, W].
+  void (*read_map)(const View& map, Code* out);
 };
 
 const Kernels& scalar_kernels();

@@ -9,6 +9,7 @@
 #include "finish_impl.h"
 #include "kernels.h"
 #include "maxpool_impl.h"
+#include "transpose_impl.h"
 #include "vec.h"
 
 namespace yhw {
@@ -111,6 +112,9 @@ void load_image(const T* image, const View& map) {
     }
     return;
   }
+  if (map.storage.bytes == 1) {
+    return load_squares(image, map);
+  }
   for (int64_t p = 0; p < plane; ++p) {
     for (int c = 0; c < map.c; ++c) {
       set_code(map, map.pixel(p), c, static_cast<Code>(image[c * plane + p]));
@@ -137,7 +141,8 @@ const Kernels& make_kernels() {
       maxpool_row<Isa>,
       load_image<Isa, uint8_t>,
       load_image<Isa, int8_t>,
-      load_image<Isa, Code>};
+      load_image<Isa, Code>,
+      read_map<Isa>};
   return kernels;
 }
 

@@ -103,6 +103,26 @@ class Engine:
         """
         return self._run(codes, [output.tensor for output in self.graph.outputs])
 
+    def compute(self, codes: npt.NDArray[np.integer[Any]]) -> None:
+        """Run one image and leave the codes in the engine, where `read` finds them until the next run.
+
+        Args:
+            codes: [C, H, W] input codes.
+
+        Raises:
+            GraphError: The input has another shape, type or range.
+        """
+        check_input(self.graph, codes)
+        with self._lock:
+            self._compute(codes)
+
+    def read(self, name: str) -> CodeArray:
+        """Return the codes [K, h, w] int16 that the last run gave an output, or with `keep_all` any node."""
+        try:
+            return self._engine.read(self._index[name])
+        except (KeyError, ValueError):
+            raise GraphError(f"the engine keeps no tensor {name!r}; Engine(graph, keep_all=True) keeps all") from None
+
     def run_all(self, codes: npt.NDArray[np.integer[Any]]) -> dict[str, CodeArray]:
         """Run one image and return the codes of every node by name; the engine must have been made with `keep_all`."""
         if not self._keep_all:
@@ -118,8 +138,11 @@ class Engine:
     def _run(self, codes: npt.NDArray[np.integer[Any]], wanted: list[str]) -> list[CodeArray]:
         check_input(self.graph, codes)
         with self._lock:
-            self._engine.run(np.ascontiguousarray(codes, codes.dtype if codes.itemsize == 1 else np.int16))
+            self._compute(codes)
             return [self._engine.read(self._index[name]) for name in wanted]
+
+    def _compute(self, codes: npt.NDArray[np.integer[Any]]) -> None:
+        self._engine.run(np.ascontiguousarray(codes, codes.dtype if codes.itemsize == 1 else np.int16))
 
     def _inputs(self, node: Node) -> list[int]:
         return [self._index[name] for name in node.inputs]

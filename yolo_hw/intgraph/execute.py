@@ -32,7 +32,9 @@ def check_input(graph: IntGraph, codes: npt.NDArray[np.integer[Any]]) -> None:
         raise GraphError(f"{graph.name}: the input must have shape {info.shape}, got {codes.shape}")
     if codes.dtype.kind not in "iu":
         raise GraphError(f"{graph.name}: the input must hold integer codes, got {codes.dtype}")
-    if codes.size and (codes.min() < info.fmt.lo or codes.max() > info.fmt.hi):
+    kind = np.iinfo(codes.dtype)
+    always = info.fmt.lo <= kind.min and kind.max <= info.fmt.hi
+    if codes.size and not always and (codes.min() < info.fmt.lo or codes.max() > info.fmt.hi):
         raise GraphError(f"{graph.name}: input codes must lie in [{info.fmt.lo}, {info.fmt.hi}]")
 
 
