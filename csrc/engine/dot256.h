@@ -66,6 +66,12 @@ class Packer256 {
     return _mm256_adds_epi16(_mm256_packs_epi32(halves[0], halves[1]), zero_);
   }
   YHW_INLINE void store_pixel(__m128i bytes, uint8_t* to) const {
+    if (sink_.table != nullptr) {
+      uint8_t looked_up[kLanes];
+      std::memcpy(looked_up, &bytes, sizeof(looked_up));
+      look_up(sink_.table, looked_up);
+      std::memcpy(&bytes, looked_up, sizeof(bytes));
+    }
     if (sink_.count == kLanes) {
       _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
     } else {

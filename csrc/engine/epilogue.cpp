@@ -9,6 +9,7 @@ namespace {
 
 constexpr int64_t kInt32Max = std::numeric_limits<int32_t>::max();
 constexpr int kMaxNarrowShift = 31;
+constexpr size_t kByteCodes = 256;
 
 template <typename Function>
 auto with_rounding(Rounding rounding, const Function& function) {
@@ -91,6 +92,10 @@ Epilogue make_epilogue(const Requantiser& spec, int first, int channels, Storage
   e.code_hi = static_cast<int32_t>(p.code_hi);
   for (const Code code : spec.table) {
     e.table.push_back(code + out.zero);
+  }
+  if (!e.table.empty() && e.table.size() <= kByteCodes && out.bytes == 1) {
+    e.byte_table.assign(e.table.begin(), e.table.end());
+    e.byte_table.resize(kByteCodes);
   }
   if (e.table.empty()) {
     e.code_lo = std::max(e.code_lo, static_cast<int32_t>(p.clamp_lo));

@@ -32,7 +32,8 @@ struct Epilogue {
   LaneShift positive, negative;
   std::vector<int32_t> acc_lo, acc_hi;  // [lanes]
   int32_t code_lo = 0, code_hi = 0;     // of the output, or of the table's argument
-  std::vector<int32_t> table;           // stored outputs by `code - code_lo`, or empty
+  std::vector<int32_t> table;           // stored outputs by `code - spec.params.code_lo`, or empty
+  std::vector<uint8_t> byte_table;      // the same in 256 bytes, where arguments and outputs are bytes
 };
 
 // The epilogue of channels [first, first + channels) of a node.

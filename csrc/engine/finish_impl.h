@@ -25,7 +25,7 @@ struct ShiftVec {
 // What becomes of a block of codes.
 enum class Sink {
   kBytes,  // stored as bytes, by the instruction set's own packer
-  kAny     // looked up in a table, or two bytes wide
+  kAny     // two bytes wide, or looked up in a table that is
 };
 
 // Where codes are stored as bytes, and between which ones.
@@ -33,7 +33,25 @@ struct ByteSink {
   uint8_t lo, hi, zero;  // stored; the zero is not
   int count;             // channels
   int64_t spacing;       // bytes from one pixel to the next
+  const uint8_t* table;  // [256]: by the stored byte the one to store instead; or null
 };
+
+inline ByteSink byte_sink(const Epilogue& e, int count, int64_t spacing) {
+  const int zero = e.table.empty() ? e.out.zero : static_cast<int>(-e.spec.params.code_lo);
+  return {static_cast<uint8_t>(e.code_lo + zero),
+          static_cast<uint8_t>(e.code_hi + zero),
+          static_cast<uint8_t>(zero),
+          count,
+          spacing,
+          e.byte_table.empty() ? nullptr : e.byte_table.data()};
+}
+
+// Replaces kLanes bytes by what a table has for them.
+YHW_INLINE void look_up(const uint8_t* table, uint8_t* bytes) {
+  for (int k = 0; k < kLanes; ++k) {
+    bytes[k] = table[bytes[k]];
+  }
+}
 
 // Packs with the compiler's own conversions.
 class PlainPacker {
@@ -46,6 +64,9 @@ class PlainPacker {
       const Vec stored = min_vec(max_vec(shifted[p], splat(sink_.lo - sink_.zero)), splat(sink_.hi - sink_.zero));
       uint8_t bytes[kLanes];
       store_all_bytes(bytes, stored + splat(sink_.zero));
+      if (sink_.table != nullptr) {
+        look_up(sink_.table, bytes);
+      }
       std::memcpy(to + p * sink_.spacing, bytes, static_cast<size_t>(sink_.count));
     }
   }
@@ -108,10 +129,7 @@ void finish_block(const Epilogue& e, const int32_t* acc, int64_t acc_step, int f
   const BlockRequant<kRounding, kTwoSided, kClamps> requant(e, first);
   const int count = e.channels - first < kLanes ? e.channels - first : kLanes;
   if (kSink == Sink::kBytes) {
-    const int zero = e.out.zero;
-    const typename Isa::Packer packer(ByteSink{static_cast<uint8_t>(e.code_lo + zero),
-                                               static_cast<uint8_t>(e.code_hi + zero), static_cast<uint8_t>(zero),
-                                               count, spacing});
+    const typename Isa::Packer packer(byte_sink(e, count, spacing));
     for (int p = 0; p < pixels; p += kPackedPixels) {
       Vec shifted[kPackedPixels];
       YHW_UNROLL
@@ -194,7 +212,7 @@ void finish(const Epilogue& e, const int32_t* acc, int first, int blocks, int pi
     for (int b = 0; b < blocks; ++b) {
       const int channel = first + b * kLanes;
       uint8_t* to = out + static_cast<int64_t>(b) * kLanes * e.out.bytes;
-      if (e.narrow && e.table.empty() && e.out.bytes == 1) {
+      if (e.narrow && e.out.bytes == 1 && e.table.empty() == e.byte_table.empty()) {
         finish_narrow<Isa, rounding(), Sink::kBytes>(e, acc + b * kLanes, blocks * kLanes, channel, pixels, to,
                                                      spacing);
       } else if (e.narrow) {

@@ -79,6 +79,9 @@ class Packer512 {
         hi_(_mm512_set1_epi8(static_cast<char>(sink.hi))),
         zero_(_mm512_set1_epi16(sink.zero)) {
     order_ = _mm512_load_si512(kOrders.of[dense_ ? sink.count : kLanes]);
+    for (int i = 0; i < 4; ++i) {
+      table_[i] = sink.table != nullptr ? _mm512_loadu_si512(sink.table + 64 * i) : _mm512_setzero_si512();
+    }
   }
 
   YHW_INLINE void store(const Vec* shifted, int pixels, uint8_t* to) const {
@@ -89,6 +92,9 @@ class Packer512 {
     __m512i bytes = _mm512_packus_epi16(words(0), words(2));
     bytes = _mm512_min_epu8(_mm512_max_epu8(bytes, lo_), hi_);
     bytes = _mm512_maskz_permutexvar_epi8(~__mmask64{0}, order_, bytes);
+    if (sink_.table != nullptr) {
+      bytes = look_up_all(bytes);
+    }
     if (dense_) {
       const int count = pixels * sink_.count;
       if (count == 64) {
@@ -115,6 +121,13 @@ class Packer512 {
  private:
   static constexpr __mmask8 kAll = 0xff;
 
+  // Of 256 entries, 7 bits of an index choose in either half and the eighth between the two.
+  YHW_INLINE __m512i look_up_all(__m512i index) const {
+    const __m512i low = _mm512_permutex2var_epi8(table_[0], index, table_[1]);
+    const __m512i high = _mm512_permutex2var_epi8(table_[2], index, table_[3]);
+    return _mm512_mask_blend_epi8(_mm512_movepi8_mask(index), low, high);
+  }
+
   YHW_INLINE void store_pixel(__m128i bytes, uint8_t* to) const {
     if (sink_.count == kLanes) {
       _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
@@ -125,7 +138,7 @@ class Packer512 {
 
   ByteSink sink_;
   bool dense_;
-  __m512i lo_, hi_, zero_, order_;
+  __m512i lo_, hi_, zero_, order_, table_[4];
 };
 
 struct Avx512VnniIsa {

@@ -104,3 +104,18 @@ def test_python_threads_may_share_an_engine():
     for worker in workers:
         worker.join()
     assert not wrong
+
+
+def test_compute_leaves_the_codes_to_read():
+    engine, codes = Engine(GRAPH), CODES
+    engine.compute(codes)
+    for output, expected in zip(GRAPH.outputs, engine.run(codes), strict=True):
+        np.testing.assert_array_equal(engine.read(output.tensor), expected)
+
+
+@pytest.mark.parametrize("name", ["nothing", GRAPH.nodes[0].name])
+def test_what_is_not_kept_cannot_be_read(name):
+    engine = Engine(GRAPH)
+    engine.compute(CODES)
+    with pytest.raises(GraphError, match="keep_all=True"):
+        engine.read(name)
