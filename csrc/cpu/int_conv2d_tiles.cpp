@@ -15,7 +15,7 @@
 namespace yhw {
 namespace {
 
-constexpr int kMaxDepth = 1 << 18;  // products of an output: patches of 4 MiB
+constexpr int kMaxDepth = 1 << 16;  // products of an output: patches of 1 MiB
 constexpr int kJobsPerThread = 4;
 constexpr int kPackedSteps = 16;  // packed together: a cache line of every lane
 
