@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMESPACE = "yolo_hw_emulated"
 FLAGS = "-std=c++20 -O2 -fPIC -fvisibility=hidden -fno-math-errno -ffp-contract=off -DYHW_EMULATE_CUDA"
 STABLE_ABI = re.compile(r"-DTORCH_TARGET_VERSION=0x\w+")
-SANITIZE = "-O1 -g -fsanitize=address,alignment -fno-sanitize-recover=all"
+SANITIZE = "-O1 -g1 -fsanitize=address,alignment -fno-sanitize-recover=all"
 LIBRARY_VARIABLE = "YHW_EMULATED_LIBRARY"
 """Names a library to load instead of the one of `build`."""
 MAX_ELEMENTS = 1 << 21
