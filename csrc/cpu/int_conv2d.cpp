@@ -7,6 +7,8 @@
 namespace yhw {
 namespace {
 
+// The plain loop, for what the tiles do not take (int_conv2d_tiles.h).
+
 // Sum of the products of channel k at one output pixel; wraps at 32 bits.
 template <typename Code>
 int accumulate(const IntConv2dArgs& args, int64_t n, int oy, int ox, int k) {

@@ -113,7 +113,7 @@ def test_autocast_keeps_the_dtype_of_the_input() -> None:
         assert torch.equal(fake_quant_pow2(x, FMT), fake_quant_pow2(x.double(), FMT).float())
 
 
-@pytest.mark.parametrize("modes", itertools.product(Rounding, Overflow))
+@pytest.mark.parametrize("modes", list(itertools.product(Rounding, Overflow)))
 def test_many_equals_one_by_one(modes: tuple[Rounding, Overflow]) -> None:
     xs = [sample(), sample().flatten(), torch.zeros(0, 3), sample().transpose(0, 2)]
     fracs = [torch.tensor([f], dtype=torch.int32) for f in (1, 4, 0, -2)]
@@ -203,3 +203,21 @@ def test_gradient_of_another_shape_or_dtype_is_refused() -> None:
     for grad in (torch.zeros(4), torch.zeros(3, 1), torch.zeros(3, dtype=torch.float64)):
         with pytest.raises(RuntimeError, match="grad must have"):
             OPS.fake_quant_pow2_backward(grad, torch.zeros(3), 0, None, 0, 8, True, 0, 0)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("modes", list(itertools.product(range(4), range(2))))
+def test_gradients_go_to_given_memory(modes: tuple[int, int], dtype: torch.dtype, device: str) -> None:
+    """The ``.out`` forms of both gradients write what the plain forms return; LSQ and TQT take no wrapping."""
+    x, grad = sample(device, dtype) * 40, sample(device, dtype).flip(0)
+    out = torch.empty_like(x)
+    OPS.fake_quant_pow2_backward.out(grad, x, 4, None, 1, 8, True, *modes, out=out)
+    assert torch.equal(out, OPS.fake_quant_pow2_backward(grad, x, 4, None, 1, 8, True, *modes))
+    parameter = torch.tensor([1.3, 0.2, 0.9], device=device)
+    for gradient in (0, 1):
+        args = (grad, x, parameter, 1, 8, True, *modes, gradient, 0.5)
+        outs = torch.empty_like(x), torch.empty_like(parameter)
+        OPS.fake_quant_learned_backward.out(*args, grad_x=outs[0], grad_parameter=outs[1])
+        for got, want in zip(outs, OPS.fake_quant_learned_backward(*args), strict=True):
+            assert torch.equal(got, want)
