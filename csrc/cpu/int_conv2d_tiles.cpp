@@ -256,8 +256,12 @@ class TiledConv {
     const int64_t pixel_bytes = int64_t{z.k} * epilogue.out.bytes;
     uint8_t* out = static_cast<uint8_t*>(args_.y) + n * z.ho * z.wo * pixel_bytes +
                    (int64_t{chunk.group} * epilogue.channels + chunk.first) * epilogue.out.bytes;
-    const ConvChunk packed{chunk.blocks,         runs_.rows,        runs_.columns, runs_.steps,
-                           chunk.weights.data(), chunk.bias.data(), false};
+    const ConvChunk packed{.blocks = chunk.blocks,
+                           .rows = runs_.rows,
+                           .columns = runs_.columns,
+                           .steps = runs_.steps,
+                           .weights = chunk.weights.data(),
+                           .bias = chunk.bias.data()};
     const int tile = kernels_.tile_pixels[chunk.blocks];
     alignas(kAlignment) int32_t acc[kMaxTileLanes];
     TileSource source;
@@ -305,7 +309,11 @@ void convolve_depthwise(const IntConv2dArgs& args, int zero) {
       out.data = static_cast<uint8_t*>(args.y) + (n * z.ho + first) * out.row_bytes();
       const auto op = make_depthwise(part, requant, rows, out, engine_kernels());
       AlignedBytes scratch(op->scratch().worker + kSlackBytes);
-      op->run({engine_kernels(), pool, scratch.data(), scratch.size(), nullptr});
+      op->run({.kernels = engine_kernels(),
+               .pool = pool,
+               .worker_scratch = scratch.data(),
+               .worker_bytes = scratch.size(),
+               .shared_scratch = nullptr});
     }
   });
 }
