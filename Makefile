@@ -29,6 +29,9 @@ format: $(BIN)ruff ## ruff and clang-format, in place
 	$(BIN)ruff format .
 	$(BIN)clang-format -i $(CXX_FILES)
 
+layers: $(BIN)ruff ## 100,000 random layers on every path of the engine and in numpy; ARGS: --layers, --seed, --jobs
+	PYTHONPATH=tests:. OMP_NUM_THREADS=1 $(PYTHON) -m support.random_layers $(ARGS)
+
 bench: ## the benchmarks, their tables and figures; ARGS go to python -m benchmarks
 	$(PYTHON) -m benchmarks $(ARGS)
 	$(PYTHON) -m benchmarks.make_table
@@ -47,4 +50,4 @@ clean: ## everything that is built, not the virtual environment
 	rm -f yolo_hw/*.so
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-.PHONY: help build test lint format bench csim docs clean
+.PHONY: help build test lint format layers bench csim docs clean

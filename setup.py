@@ -67,6 +67,8 @@ class Library:
     link: list[str]
     linker: str = "link"
     """The ninja rule that links it."""
+    borrowed: tuple[str, ...] = ()
+    """Objects of other libraries that it holds, too."""
 
 
 class NinjaBuildExt(build_ext):
@@ -154,9 +156,19 @@ def ops_library(output: Path, sources: list[str]) -> Library:
     torch, nvcc = find_torch(), find_nvcc()
     flags = ["-std=c++20", *CXX_FLAGS, TORCH_TARGET, *system_includes([torch / "include"])]
     # libtorch itself holds nothing but brings libtorch_cuda, if there is one, where the loader looks for weak symbols.
-    link = [f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10", NO_AS_NEEDED, "-ltorch"]
+    link = [f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10", "-lpthread", NO_AS_NEEDED, "-ltorch"]
     wanted = [source for source in sources if nvcc or not source.endswith(".cu")]
-    return Library("ops", output, wanted, flags, link, "link_cuda" if nvcc else "link")
+    return Library("ops", output, wanted, flags, link, "link_cuda" if nvcc else "link", engine_objects())
+
+
+def engine_objects() -> tuple[str, ...]:
+    """Return the objects of the engine without its Python module: `int_conv2d` runs on its kernels."""
+    return tuple(object_of("engine", s) for s in sources("csrc/engine/*.cpp") if not s.endswith("bindings.cpp"))
+
+
+def object_of(library: str, source: str) -> str:
+    """Return the object file of a library's source, in the folder of the build."""
+    return f"{library}/{source}.o"
 
 
 def isa_of(source: str) -> str | None:
@@ -205,12 +217,12 @@ def ninja_file(compiler: str, nvcc: str | None, libraries: list[Library]) -> str
         objects = []
         for source in library.sources:
             is_cuda = source.endswith(".cu")
-            target = f"{library.name}/{source}.o"
+            target = object_of(library.name, source)
             flags = cuda_flags() if is_cuda else [*library.flags, *ISA_FLAGS.get(isa_of(source) or "", [])]
             lines.append(f"build {target}: {'cuda' if is_cuda else 'compile'} {ninja_path(ROOT / source)}")
             lines.append(f"  flags = {ninja_text(' '.join(flags))}")
             objects.append(target)
-        lines.append(f"build {ninja_path(library.output)}: {library.linker} {' '.join(objects)}")
+        lines.append(f"build {ninja_path(library.output)}: {library.linker} {' '.join([*objects, *library.borrowed])}")
         lines.append(f"  flags = {ninja_text(' '.join(library.link))}")
     return "\n".join(lines) + "\n"
 

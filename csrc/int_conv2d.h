@@ -50,10 +50,14 @@ struct ConvOutput {
     if (table == nullptr) {
       return static_cast<int>(clamp_code(code, requant));
     }
-    const int64_t entry = code - requant.code_lo;
-    return type == CodeType::kInt8    ? static_cast<const int8_t*>(table)[entry]
-           : type == CodeType::kUint8 ? static_cast<const uint8_t*>(table)[entry]
-                                      : static_cast<const int16_t*>(table)[entry];
+    return entry(code - requant.code_lo);
+  }
+
+  // Entry i of the table.
+  YHW_HD_MEMBER int entry(int64_t i) const {
+    return type == CodeType::kInt8    ? static_cast<const int8_t*>(table)[i]
+           : type == CodeType::kUint8 ? static_cast<const uint8_t*>(table)[i]
+                                      : static_cast<const int16_t*>(table)[i];
   }
 
   YHW_HD_MEMBER void store(void* y, int64_t i, int code) const {

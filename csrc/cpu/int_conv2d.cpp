@@ -2,9 +2,12 @@
 #include "../int_conv2d.h"
 
 #include "../library.h"
+#include "int_conv2d_tiles.h"
 
 namespace yhw {
 namespace {
+
+// The plain loop, for what the tiles do not take (int_conv2d_tiles.h).
 
 // Sum of the products of channel k at one output pixel; wraps at 32 bits.
 template <typename Code>
@@ -38,6 +41,9 @@ struct Cpu {
 
   template <typename Code>
   static void run(const Tensor&, const IntConv2dArgs& args) {
+    if (fits_tiles(args)) {
+      return convolve_tiles(args, std::numeric_limits<Code>::is_signed ? 128 : 0);
+    }
     const ConvSizes& z = args.sizes;
     torch::stable::parallel_for(0, int64_t{z.n} * z.ho, 1, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {

@@ -52,10 +52,18 @@ def python(*arguments, environment):
     return subprocess.run(command, check=False, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
+def files_to_mirror():
+    """Return the files of tests that may call an operator with a CUDA kernel."""
+    without = registered("yolo_hw", "CPU") - emulated_operators()
+    skipped = ("test_cuda_emulation", *(f"test_{name}" for name in without))
+    return [path for path in sorted((ROOT / "tests" / "ops").glob("test_*.py")) if not path.stem.startswith(skipped)]
+
+
 def mirror_the_tests_of_all_operators(report, environment):
-    others = [path for path in (ROOT / "tests" / "ops").glob("test_*.py") if "cuda_emulation" not in path.name]
     options = ["-q", "-x", "-p", "support.cuda_mirror", "-p", "no:cacheprovider", "-k", WITHOUT_KERNELS]
-    done = python("-m", "pytest", *options, *others, environment=environment | {"YHW_MIRROR_REPORT": str(report)})
+    done = python(
+        "-m", "pytest", *options, *files_to_mirror(), environment=environment | {"YHW_MIRROR_REPORT": str(report)}
+    )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     compared = json.loads(report.read_text())
     assert set(compared) == emulated_operators()
@@ -84,7 +92,7 @@ import numpy as np, torch
 from support.cuda_emulation import call_emulated
 import yolo_hw.ops
 x = torch.from_numpy(np.lib.stride_tricks.as_strided(np.zeros(5000, np.float32), (5000 + EXTRA,), (4,)))
-call_emulated(torch.ops.yolo_hw.fake_quant_pow2.default, (x, 0, torch.tensor([2], dtype=torch.int32), 0, 8, True, 0, 0))
+call_emulated(torch.ops.yolo_hw.fake_quant_pow2.default, (x, 2, None, 0, 8, True, 0, 0))
 """
 
 
@@ -116,6 +124,18 @@ def test_the_mirror_sees_a_wrong_bit(monkeypatch):
         torch.ops.yolo_hw.fake_quant_pow2(*fake_quant_arguments())
 
 
+def test_the_mirror_emulates_equal_arguments_once():
+    x, *rest = fake_quant_arguments()
+    other, launches = x.clone(), load().yhw_emulation_launches
+    other[699] = -other[699]
+    with Mirror((0, 1)) as mirror:
+        begin = launches()
+        for y in (x, x.clone(), other, x.view(7, 100), x):
+            torch.ops.yolo_hw.fake_quant_pow2(y, *rest)
+        assert launches() - begin == 2 * 3
+    assert mirror.compared == {"fake_quant_pow2": 5}
+
+
 def fake_quant_arguments():
     x = torch.randn(700, generator=torch.Generator().manual_seed(1)) * 40
-    return x, 0, torch.tensor([2], dtype=torch.int32), 0, 8, True, 0, 0
+    return x, 2, None, 0, 8, True, 0, 0

@@ -154,7 +154,8 @@ def test_forward_is_the_plain_operator() -> None:
     x = torch.randn(3, 50, generator=torch.Generator().manual_seed(14)) * 3
     assert torch.equal(fake_quant_tqt(x, torch.tensor([1.5])), fake_quant_pow2(x, FixedPoint(8, 5)))
     out = torch.empty_like(x)
-    assert fake_quant_lsq(x, torch.tensor([0.3]), bits=5, out=out) is out
-    assert torch.equal(out, fake_quant_pow2(x, FixedPoint(5, 2)))
+    for bits, signed, rounding in itertools.product((5, 8), (False, True), Rounding):
+        assert fake_quant_lsq(x, torch.tensor([0.3]), bits, signed, rounding, out=out) is out
+        assert torch.equal(out, fake_quant_pow2(x, FixedPoint(bits, 2, signed), rounding))
     with pytest.raises(RuntimeError, match="fake_quant_tqt: out= does not support"):
         fake_quant_tqt(x, torch.tensor([1.5], requires_grad=True), out=out)

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from yolo_hw.fixedpoint import FixedPoint
+from yolo_hw.fixedpoint import FixedPoint, Overflow, Rounding
 from yolo_hw.ops import fake_quant_lsq, fake_quant_pow2, fake_quant_pow2_many, fake_quant_tqt
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -112,30 +113,32 @@ def test_autocast_keeps_the_dtype_of_the_input() -> None:
         assert torch.equal(fake_quant_pow2(x, FMT), fake_quant_pow2(x.double(), FMT).float())
 
 
-def test_many_equals_one_by_one() -> None:
+@pytest.mark.parametrize("modes", list(itertools.product(Rounding, Overflow)))
+def test_many_equals_one_by_one(modes: tuple[Rounding, Overflow]) -> None:
     xs = [sample(), sample().flatten(), torch.zeros(0, 3), sample().transpose(0, 2)]
     fracs = [torch.tensor([f], dtype=torch.int32) for f in (1, 4, 0, -2)]
     leaves = [x.clone().requires_grad_() for x in xs]
-    ys = fake_quant_pow2_many(leaves, FMT, fracs=fracs)
+    ys = fake_quant_pow2_many(leaves, FMT, *modes, fracs=fracs)
     for x, y, f in zip(xs, ys, fracs, strict=True):
-        assert torch.equal(y, fake_quant_pow2(x, FMT, frac=f))
+        assert torch.equal(y, fake_quant_pow2(x, FMT, *modes, frac=f))
     sum((y * y.detach()).sum() for y in ys).backward()
     for leaf, y, f in zip(leaves, ys, fracs, strict=True):
         alone = leaf.detach().clone().requires_grad_()
-        fake_quant_pow2(alone, FMT, frac=f).backward(y.detach())
+        fake_quant_pow2(alone, FMT, *modes, frac=f).backward(y.detach())
         assert torch.equal(leaf.grad, alone.grad)
-    assert torch.equal(fake_quant_pow2_many(xs, FMT)[1], fake_quant_pow2(xs[1], FMT))
+    assert torch.equal(fake_quant_pow2_many(xs, FMT, *modes)[1], fake_quant_pow2(xs[1], FMT, *modes))
     with pytest.raises(RuntimeError, match="one tensor for each of the 4 of xs, got 3"):
         fake_quant_pow2_many(xs, FMT, fracs=fracs[:3])
 
 
-def test_out_may_be_x_and_takes_no_gradient() -> None:
+@pytest.mark.parametrize("rounding", Rounding)
+def test_out_may_be_x_and_takes_no_gradient(rounding: Rounding) -> None:
     x = sample()
-    want = fake_quant_pow2(x, FMT)
+    want = fake_quant_pow2(x, FMT, rounding)
     strided = torch.empty(4, 3, 2).transpose(0, 2)
-    assert fake_quant_pow2(x, FMT, out=strided) is strided
+    assert fake_quant_pow2(x, FMT, rounding, out=strided) is strided
     assert torch.equal(strided, want)
-    fake_quant_pow2(x, FMT, out=x)
+    fake_quant_pow2(x, FMT, rounding, out=x)
     assert torch.equal(x, want)
     with pytest.raises(RuntimeError, match="out= does not support automatic differentiation"):
         fake_quant_pow2(x.requires_grad_(), FMT, out=strided)
@@ -200,3 +203,21 @@ def test_gradient_of_another_shape_or_dtype_is_refused() -> None:
     for grad in (torch.zeros(4), torch.zeros(3, 1), torch.zeros(3, dtype=torch.float64)):
         with pytest.raises(RuntimeError, match="grad must have"):
             OPS.fake_quant_pow2_backward(grad, torch.zeros(3), 0, None, 0, 8, True, 0, 0)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("modes", list(itertools.product(range(4), range(2))))
+def test_gradients_go_to_given_memory(modes: tuple[int, int], dtype: torch.dtype, device: str) -> None:
+    """The ``.out`` forms of both gradients write what the plain forms return; LSQ and TQT take no wrapping."""
+    x, grad = sample(device, dtype) * 40, sample(device, dtype).flip(0)
+    out = torch.empty_like(x)
+    OPS.fake_quant_pow2_backward.out(grad, x, 4, None, 1, 8, True, *modes, out=out)
+    assert torch.equal(out, OPS.fake_quant_pow2_backward(grad, x, 4, None, 1, 8, True, *modes))
+    parameter = torch.tensor([1.3, 0.2, 0.9], device=device)
+    for gradient in (0, 1):
+        args = (grad, x, parameter, 1, 8, True, *modes, gradient, 0.5)
+        outs = torch.empty_like(x), torch.empty_like(parameter)
+        OPS.fake_quant_learned_backward.out(*args, grad_x=outs[0], grad_parameter=outs[1])
+        for got, want in zip(outs, OPS.fake_quant_learned_backward(*args), strict=True):
+            assert torch.equal(got, want)

@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from support.cpu_paths import results_on_every_path
 from support.int_conv import Case, accumulators, expected, random_case
 
 from yolo_hw.fixedpoint import FixedPoint, Overflow, Rounding
@@ -157,17 +158,37 @@ def test_large_tiles(device):
         assert_codes(Case(x, weight, bias, shift, OutputCodes(INT8)), device)
 
 
-def test_threads_do_not_change_the_result():
-    case = random_case(np.random.default_rng(8))
-    before = torch.get_num_threads()
-    try:
-        results = []
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            results.append(case.run())
-    finally:
-        torch.set_num_threads(before)
-    assert all(torch.equal(result, results[0]) for result in results)
+def test_every_path_and_thread_count():
+    for seed in range(40):
+        case = random_case(np.random.default_rng((8, seed)))
+        want = expected(case)
+        for (got,) in results_on_every_path(lambda case=case: [case.run()]):
+            assert torch.equal(got, want), seed
+
+
+def test_arguments_that_the_tiles_do_not_take():
+    """The plain loop of csrc/cpu/int_conv2d.cpp: a clamp beyond all codes, and very many products."""
+    rng = np.random.default_rng(9)
+    x = torch.from_numpy(rng.integers(-128, 128, (2, 5, 4, 3))).to(torch.int8)
+    weight = torch.from_numpy(rng.integers(-128, 128, (6, 5, 3, 3))).to(torch.int8)
+    bias, shift = torch.zeros(6, dtype=torch.int32), torch.full((6,), 13, dtype=torch.int32)
+    for clamp in ((100, 120), (3, 120), (4, 4), (-100, -90), (-100, 0)):
+        output = OutputCodes(FixedPoint(3, 0), clamp)
+        assert_codes(Case(x, weight, bias, shift, output, {"padding": 1}), "cpu")
+    deep = torch.from_numpy(rng.integers(-128, 128, (1, (1 << 16) + 1, 1, 2))).to(torch.int8)
+    row = torch.from_numpy(rng.integers(-128, 128, (1, (1 << 16) + 1, 1, 1))).to(torch.int8)
+    case = Case(deep, row, bias[:1], shift[:1] + 4, OutputCodes(INT8))
+    assert torch.equal(case.run(), expected(case))
+
+
+def test_an_input_without_rows_is_all_padding():
+    x, weight = torch.empty(1, 3, 0, 4, dtype=torch.int8), torch.ones(4, 3, 1, 1, dtype=torch.int8)
+    for groups in (1, 3):
+        k = 4 if groups == 1 else 3
+        w = weight if groups == 1 else weight[:3, :1]
+        case = Case(x, w, ints(*range(k)), ints(*[0] * k), OutputCodes(INT8), {"padding": (2, 1), "groups": groups})
+        want = torch.arange(k, dtype=torch.int8).view(1, -1, 1, 1).expand(1, k, 4, 6)
+        assert torch.equal(case.run(), want)
 
 
 def arguments() -> dict:

@@ -29,6 +29,8 @@ class GraphBuilder:
     contract: NumericContract
     max_channels: int
     bits: tuple[int, ...]
+    unusual: bool = False
+    """Also windows and shifts that no network needs: sides of 4 and 7, unequal dilations, shifts at both limits."""
     nodes: list[Node] = field(default_factory=list)
     tensors: dict[str, TensorInfo] = field(default_factory=dict)
 
@@ -93,6 +95,8 @@ def random_window(b: GraphBuilder, shape: Shape) -> tuple[Window, tuple[int, int
     size = (side, side) if b.chance(0.8) else (side, int(b.rng.choice([1, 3])))
     stride = (1, 1) if b.chance(0.5) else ((2, 2) if b.chance(0.6) else (b.number(1, 3), b.number(1, 2)))
     dilation = (2, 2) if b.chance(0.2) else (1, 1)
+    if b.unusual and b.chance(0.2):
+        size, dilation = (b.number(1, 7), b.number(1, 7)), (b.number(1, 3), b.number(1, 3))
     window = Window(size, stride, (0, 0), dilation)
     pad = (b.number(0, window.extent(0) - 1), b.number(0, window.extent(1) - 1))
     if b.chance(0.6):
@@ -148,6 +152,8 @@ def append_conv(
     matrix = np.abs(weight).reshape(k, -1).sum(1) * max(x.fmt.hi, -x.fmt.lo) + np.abs(bias)
     shift = np.ceil(np.log2(np.maximum(matrix, 1))).astype(np.int64) - code.bits + b.rng.integers(-2, 3, k)
     left = min(63 - bound.bits - max(act.slope_mul, 1).bit_length(), MAX_LEFT_SHIFT)
+    if b.unusual and b.chance(0.3):
+        shift = np.where(b.rng.random(k) < 0.5, b.rng.choice([-left, 0, 31, b.contract.max_shift], k), shift)
     shift = np.clip(shift, -left, b.contract.max_shift - act.slope_shift)
     w_frac = shift + code.frac - x.fmt.frac
     return b.emit(N.Conv2d(name=draft.name, inputs=(source,), w_frac=w_frac, **fields), (k, h, w), out)

@@ -70,18 +70,16 @@ def sparse_conv2d(
         raise ValueError(f"sparse_conv2d: x must have {channels} channels, got {x.shape[1]}")
     if slope < 0:
         raise ValueError(f"sparse_conv2d: slope must be at least 0, got {slope}")
+    packed = (weight.values, weight.taps, weight.starts)
+    window = (pair(stride), pair(padding), pair(dilation))
     y: Tensor = torch.ops.yolo_hw.sparse_conv2d(
         x,
-        weight.values,
-        weight.taps,
-        weight.starts,
+        *packed,
         bias,
         weight.shape.out_channels,
         weight.shape[2:],
         weight.chunk,
-        pair(stride),
-        pair(padding),
-        pair(dilation),
+        *window,
         groups,
         activation.value,
         slope,
