@@ -116,6 +116,14 @@ YHW_HD Real low_bits(Real x, int bits) {
   return x - std::copysign(whole, x) * modulus;
 }
 
+// The code of a scaled value in [low, high]. Rounding is monotone and keeps integers, so it commutes with the clamp;
+// the comparisons keep NaN.
+template <Rounding kRounding, typename Real>
+YHW_HD Real saturated_code(Real scaled, Real low, Real high) {
+  const Real raised = scaled < low ? low : scaled;
+  return round_real<kRounding>(raised > high ? high : raised);
+}
+
 // The code of a scaled value, round and overflow, as a real number. NaN gives NaN; infinity does under kWrap, as it has
 // no low bits.
 template <Rounding kRounding, Overflow kOverflow, typename Real>
@@ -127,9 +135,7 @@ YHW_HD Real real_code(Real scaled, const CodeRange& range) {
     const Real code = round_real<kRounding>(low_bits(scaled, range.bits));
     return code + (code < low ? modulus : (code > high ? -modulus : Real(0)));
   }
-  // Rounding is monotone and keeps integers, so it commutes with the clamp; the comparisons keep NaN.
-  const Real raised = scaled < low ? low : scaled;
-  return round_real<kRounding>(raised > high ? high : raised);
+  return saturated_code<kRounding>(scaled, low, high);
 }
 
 // x on the grid of the format; `scale` is 2^frac and `step` 2^-frac. NaN gives NaN, zero gives +0.
@@ -159,12 +165,17 @@ YHW_HD PassRange<Real> pass_range(const CodeRange& range) {
   return {tie_passes ? tie : std::nextafter(tie, Real(1)), last};
 }
 
+// Whether the gradient of a scaled value passes; not for NaN. Without a branch, for loops that become vector code.
+template <typename Real>
+YHW_HD bool passes(Real scaled, const PassRange<Real>& pass) {
+  return (scaled >= pass.first) & (scaled <= pass.last);
+}
+
 // Straight-through gradient of fake_quant: `grad` where the scaled value passes, else 0. Under kWrap the gradient
 // passes everywhere; under the others not for NaN.
 template <Overflow kOverflow, typename Real>
 YHW_HD Real fake_quant_grad(Real grad, Real x, Real scale, const PassRange<Real>& pass) {
-  const Real scaled = product(x, scale);
-  return kOverflow == Overflow::kWrap || (scaled >= pass.first && scaled <= pass.last) ? grad : Real(0);
+  return kOverflow == Overflow::kWrap || passes(product(x, scale), pass) ? grad : Real(0);
 }
 
 template <Rounding kRounding, Overflow kOverflow, typename Real>

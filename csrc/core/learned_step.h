@@ -52,12 +52,37 @@ YHW_HD PassRange<Real> learned_pass_range(StepGradient gradient, const CodeRange
   return {std::nextafter(low, high), std::nextafter(high, low)};
 }
 
-// d fake_quant / d step in units of the step: the rounding error inside of the format, the end code outside; NaN for
-// NaN.
+// What every element of a channel is treated with.
+template <typename Real>
+struct LearnedFormat {
+  Real scale;  // 2^frac
+  PassRange<Real> pass;
+  Real low;  // the end codes
+  Real high;
+};
+
+// The format of a channel but for its scale.
+template <Rounding kRounding, Overflow kOverflow, typename Real>
+YHW_HD LearnedFormat<Real> learned_format(StepGradient gradient, const CodeRange& range) {
+  return {Real(1), learned_pass_range<kRounding, kOverflow, Real>(gradient, range),
+          static_cast<Real>(lowest_code<kOverflow>(range)), static_cast<Real>(range.hi)};
+}
+
+// The gradients of one element: to x, and its part of the gradient to the step.
+template <typename Real>
+struct LearnedGradient {
+  Real x;
+  Real step;
+};
+
+// The part is grad times d fake_quant / d step in units of the step: the rounding error inside of the format, the end
+// code outside, NaN for NaN. What does not pass has an end code, so one subtraction serves both.
 template <Rounding kRounding, typename Real>
-YHW_HD Real step_slope(Real scaled, const PassRange<Real>& pass, Real low, Real high) {
-  const Real inside = round_real<kRounding>(scaled) - scaled;
-  return scaled < pass.first ? low : (scaled > pass.last ? high : inside);
+YHW_HD LearnedGradient<Real> learned_gradient(Real grad, Real x, const LearnedFormat<Real>& format) {
+  const Real scaled = product(x, format.scale);
+  const bool inside = passes(scaled, format.pass);
+  const Real slope = saturated_code<kRounding>(scaled, format.low, format.high) - (inside ? scaled : Real(0));
+  return {inside ? grad : Real(0), product(grad, slope)};
 }
 
 // Factor from the sum of grad * step_slope to the gradient of the trained number. TQT: d step / d log2 t = step * ln 2.

@@ -22,14 +22,18 @@ const FakeQuantKernels& kernels() {
 #endif
 }
 
+// Parts that the learned backward is divided into at least, for the threads; more where there are more channels.
+constexpr int64_t kParts = 128;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 // Calls body(begin, end) for the tiles of [0, count), on all threads where that pays.
 template <typename Body>
 void for_each_tile(int64_t count, int64_t tile, const Body& body) {
   if (count <= kGrain) {
     return body(0, count);
   }
-  const int64_t tiles = (count + tile - 1) / tile;
-  torch::stable::parallel_for(0, tiles, kGrain / tile,
+  torch::stable::parallel_for(0, ceil_div(count, tile), kGrain / tile,
                               [&](int64_t begin, int64_t end) { body(begin * tile, std::min(end * tile, count)); });
 }
 
@@ -229,12 +233,20 @@ struct Cpu {
     Job job("fake_quant_learned_backward", x, source, mode, grad_x);
     job.set_grad(grad, grad_x);
     const auto [outer, channels, inner] = job.task.layout;
-    const int64_t chunks = (outer * inner + kSumChunk - 1) / kSumChunk;
+    const int64_t chunks = ceil_div(outer * inner, kSumChunk);
     const std::unique_ptr<double[]> partials(new double[static_cast<size_t>(channels * chunks)]);
     job.task.partials = partials.get();
+    job.task.chunks = chunks;
+    job.task.part_chunks = ceil_div(chunks, ceil_div(kParts, channels));
+    const int64_t parts = channels * ceil_div(chunks, job.task.part_chunks);
     const auto kernel = kernels().learned_backward;
-    for_each_tile(channels * chunks * kSumChunk, kSumChunk,
-                  [&](int64_t begin, int64_t end) { kernel(job.task, begin / kSumChunk, end / kSumChunk); });
+    if (job.task.count <= kGrain) {
+      kernel(job.task, 0, parts);
+    } else {
+      const int64_t part_count = std::max<int64_t>(1, job.task.count / parts);
+      torch::stable::parallel_for(0, parts, ceil_div(kGrain, part_count),
+                                  [&](int64_t begin, int64_t end) { kernel(job.task, begin, end); });
+    }
     for (int64_t c = 0; c < grad_parameter.numel(); ++c) {  // without elements chunks is 0, and so are the sums
       const double factor = step_gradient_factor(job.task.gradient, job.task.fracs[c], grad_scale);
       write(grad_parameter, c, add_groups(partials.get() + c * chunks, chunks) * factor);
