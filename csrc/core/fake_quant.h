@@ -58,6 +58,16 @@ inline __attribute__((always_inline)) float power_of_two<float>(int frac) {
   __builtin_memcpy(&value, &bits, sizeof(value));
   return value;
 }
+template <>
+inline __attribute__((always_inline)) double power_of_two<double>(int frac) {
+  if (frac < -1022 || frac > 1023) {
+    return std::ldexp(1.0, frac);
+  }
+  const long long bits = (frac + 1023) * (1ll << 52);
+  double value = 0;
+  __builtin_memcpy(&value, &bits, sizeof(value));
+  return value;
+}
 #endif
 
 // a * b rounded on its own. g++ is told so by -ffp-contract=off; nvcc would fuse the product with a sum that follows,

@@ -100,17 +100,28 @@ constexpr int kSumChunk = 2048;
 constexpr int kSumGroup = 32;
 static_assert(kSumChunk % kSumLanes == 0, "a chunk is whole rows of lanes");
 
+// sums[0, kCount) into sums[0]. A recursion of types, so that no loop is left: one chunk has few elements.
+template <int kCount>
+struct AddHalves {
+  YHW_HD void run(double* sums) {
+    for (int i = 0; i < kCount / 2; ++i) {
+      sums[i] += sums[i + kCount / 2];
+    }
+    AddHalves<kCount / 2>::run(sums);
+  }
+};
+template <>
+struct AddHalves<1> {
+  YHW_HD void run(double*) {}
+};
+
 template <typename Real>
 YHW_HD double add_lanes(const Real* lanes) {
   double sums[kSumLanes];
   for (int i = 0; i < kSumLanes; ++i) {
     sums[i] = static_cast<double>(lanes[i]);
   }
-  for (int half = kSumLanes / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) {
-      sums[i] += sums[i + half];
-    }
-  }
+  AddHalves<kSumLanes>::run(sums);
   return sums[0];
 }
 

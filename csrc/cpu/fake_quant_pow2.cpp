@@ -202,6 +202,19 @@ double add_groups(double* values, int64_t count) {
   return count == 0 ? 0 : values[0];
 }
 
+// The gradients of the trained numbers from the sums of their chunks, which it overwrites.
+template <typename Value>
+void write_step_gradients(const FakeQuantTask& task, double grad_scale, double* partials,
+                          // outputs
+                          Tensor& grad_parameter) {
+  auto* values = static_cast<Value*>(grad_parameter.mutable_data_ptr());
+  const int64_t count = grad_parameter.numel(), stride = grad_parameter.stride(0);
+  for (int64_t c = 0; c < count; ++c) {  // without elements chunks is 0, and so are the sums
+    const double factor = step_gradient_factor(task.gradient, task.fracs[c], grad_scale);
+    values[c * stride] = static_cast<Value>(add_groups(partials + c * task.chunks, task.chunks) * factor);
+  }
+}
+
 struct Cpu {
   static void forward(const Tensor& x, const FracSource& source, const FakeQuantMode& mode,
                       // outputs
@@ -237,7 +250,7 @@ struct Cpu {
     const std::unique_ptr<double[]> partials(new double[static_cast<size_t>(channels * chunks)]);
     job.task.partials = partials.get();
     job.task.chunks = chunks;
-    job.task.part_chunks = ceil_div(chunks, ceil_div(kParts, channels));
+    job.task.part_chunks = std::max<int64_t>(1, ceil_div(chunks, ceil_div(kParts, channels)));
     const int64_t parts = channels * ceil_div(chunks, job.task.part_chunks);
     const auto kernel = kernels().learned_backward;
     if (job.task.count <= kGrain) {
@@ -247,19 +260,10 @@ struct Cpu {
       torch::stable::parallel_for(0, parts, ceil_div(kGrain, part_count),
                                   [&](int64_t begin, int64_t end) { kernel(job.task, begin, end); });
     }
-    for (int64_t c = 0; c < grad_parameter.numel(); ++c) {  // without elements chunks is 0, and so are the sums
-      const double factor = step_gradient_factor(job.task.gradient, job.task.fracs[c], grad_scale);
-      write(grad_parameter, c, add_groups(partials.get() + c * chunks, chunks) * factor);
-    }
-  }
-
- private:
-  static void write(Tensor& values, int64_t i, double value) {
-    const int64_t at = i * values.stride(0);
-    if (values.scalar_type() == ScalarType::Float) {
-      static_cast<float*>(values.mutable_data_ptr())[at] = static_cast<float>(value);
+    if (grad_parameter.scalar_type() == ScalarType::Float) {
+      write_step_gradients<float>(job.task, grad_scale, partials.get(), grad_parameter);
     } else {
-      static_cast<double*>(values.mutable_data_ptr())[at] = value;
+      write_step_gradients<double>(job.task, grad_scale, partials.get(), grad_parameter);
     }
   }
 };

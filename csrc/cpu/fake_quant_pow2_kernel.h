@@ -262,7 +262,9 @@ void learned_long_runs(const FakeQuantTask& task, const ChannelElements& part,
     const int64_t start = (from / inner * task.layout.channels + channel) * inner + from % inner - from;
     while (from < to) {
       const int64_t chunk = from / kSumChunk, end = smaller(to, (chunk + 1) * kSumChunk), count = end - from;
-      sum = from % kSumChunk == 0 ? LaneSums<Real>{} : sum;
+      if (from % kSumChunk == 0) {
+        sum = {};
+      }
       const Real* x = load_tile<Element>(task.x, start + from, count, x_buffer);
       const Real* grad = load_tile<Element>(task.grad, start + from, count, grad_buffer);
       loop.run(grad, x, count, output.at(start + from), sum);
