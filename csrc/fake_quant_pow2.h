@@ -143,27 +143,72 @@ std::tuple<Tensor, Tensor> fake_quant_learned_backward(const Tensor& grad, const
   return {grad_x, grad_parameter};
 }
 
-// Registers all of them for a device. The operators whose name begins with an underscore are the same kernels without a
-// gradient formula: what the formulas themselves and calls without a gradient use, because a formula in Python costs
-// more than the kernel of a small tensor.
+// The small arguments of an operator in one number: torch needs as long for five more arguments as the kernel of a
+// small tensor does. Packed by yolo_hw/ops/_lean_call.py.
+struct PackedFormat {
+  int64_t axis;
+  int64_t overflow;
+  int64_t rounding;
+  bool is_signed;
+  int64_t bits;
+  int64_t number;  // fraction bits, or the StepGradient of the learned form
+
+  explicit PackedFormat(int64_t code)
+      : axis(code >> 32),
+        overflow(code >> 24 & 0xff),
+        rounding(code >> 16 & 0xff),
+        is_signed((code >> 15 & 1) != 0),
+        bits(code >> 8 & 0x7f),
+        number((code & 0xff) - 0x80) {}
+};
+
+template <typename Device>
+Tensor fake_quant_pow2_packed(const Tensor& x, const OptionalTensor& fracs, int64_t format) {
+  const PackedFormat f(format);
+  return fake_quant_pow2<Device>(x, f.number, fracs, f.axis, f.bits, f.is_signed, f.rounding, f.overflow);
+}
+
+template <typename Device>
+Tensor fake_quant_pow2_backward_packed(const Tensor& grad, const Tensor& x, const OptionalTensor& fracs,
+                                       int64_t format) {
+  const PackedFormat f(format);
+  return fake_quant_pow2_backward<Device>(grad, x, f.number, fracs, f.axis, f.bits, f.is_signed, f.rounding,
+                                          f.overflow);
+}
+
+template <typename Device>
+Tensor fake_quant_learned_packed(const Tensor& x, const Tensor& parameter, int64_t format) {
+  const PackedFormat f(format);
+  return fake_quant_learned<Device>(x, parameter, f.axis, f.bits, f.is_signed, f.rounding, f.overflow, f.number, 1);
+}
+
+template <typename Device>
+std::tuple<Tensor, Tensor> fake_quant_learned_backward_packed(const Tensor& grad, const Tensor& x,
+                                                              const Tensor& parameter, int64_t format,
+                                                              double grad_scale) {
+  const PackedFormat f(format);
+  return fake_quant_learned_backward<Device>(grad, x, parameter, f.axis, f.bits, f.is_signed, f.rounding, f.overflow,
+                                             f.number, grad_scale);
+}
+
+// Registers all of them for a device. The operators whose name begins with an underscore are the same kernels with few
+// arguments and without a gradient formula: what autograd's function in Python calls, and calls without a gradient.
 template <typename Device, typename Library>
 void register_fake_quant_pow2(Library& m) {
-  for (const char* name : {"fake_quant_pow2", "_fake_quant_pow2"}) {
-    m.impl(name, TORCH_BOX(&fake_quant_pow2<Device>));
-  }
-  for (const char* name : {"fake_quant_pow2_backward", "_fake_quant_pow2_backward"}) {
-    m.impl(name, TORCH_BOX(&fake_quant_pow2_backward<Device>));
-  }
-  for (const char* name : {"fake_quant_learned", "_fake_quant_learned"}) {
-    m.impl(name, TORCH_BOX(&fake_quant_learned<Device>));
-  }
+  m.impl("fake_quant_pow2", TORCH_BOX(&fake_quant_pow2<Device>));
   m.impl("fake_quant_pow2.out", TORCH_BOX(&fake_quant_pow2_out<Device>));
+  m.impl("fake_quant_pow2_backward", TORCH_BOX(&fake_quant_pow2_backward<Device>));
   m.impl("fake_quant_pow2_backward.out", TORCH_BOX(&fake_quant_pow2_backward_out<Device>));
   m.impl("fake_quant_pow2_many", TORCH_BOX(&fake_quant_pow2_many<Device>));
   m.impl("fake_quant_pow2_many_backward", TORCH_BOX(&fake_quant_pow2_many_backward<Device>));
+  m.impl("fake_quant_learned", TORCH_BOX(&fake_quant_learned<Device>));
   m.impl("fake_quant_learned.out", TORCH_BOX(&fake_quant_learned_out<Device>));
   m.impl("fake_quant_learned_backward", TORCH_BOX(&fake_quant_learned_backward<Device>));
   m.impl("fake_quant_learned_backward.out", TORCH_BOX(&fake_quant_learned_backward_out<Device>));
+  m.impl("_fake_quant_pow2", TORCH_BOX(&fake_quant_pow2_packed<Device>));
+  m.impl("_fake_quant_pow2_backward", TORCH_BOX(&fake_quant_pow2_backward_packed<Device>));
+  m.impl("_fake_quant_learned", TORCH_BOX(&fake_quant_learned_packed<Device>));
+  m.impl("_fake_quant_learned_backward", TORCH_BOX(&fake_quant_learned_backward_packed<Device>));
 }
 
 }  // namespace yhw

@@ -117,9 +117,9 @@ template <typename Real>
 std::unique_ptr<Real[]> format_rows(const int* fracs, int64_t channels, int64_t inner) {
   const int64_t count = channels * inner;
   std::unique_ptr<Real[]> rows(new Real[static_cast<size_t>(2 * count)]);
-  for (int64_t i = 0; i < count; ++i) {
-    rows[static_cast<size_t>(i)] = power_of_two<Real>(fracs[i / inner]);
-    rows[static_cast<size_t>(count + i)] = power_of_two<Real>(-fracs[i / inner]);
+  for (int64_t c = 0; c < channels; ++c) {
+    std::fill_n(rows.get() + c * inner, inner, power_of_two<Real>(fracs[c]));
+    std::fill_n(rows.get() + count + c * inner, inner, power_of_two<Real>(-fracs[c]));
   }
   return rows;
 }
@@ -151,7 +151,7 @@ class Job {
   // Prepares the rows of formats that the kernels for element ranges want.
   void set_rows() {
     const auto [outer, channels, inner] = task.layout;
-    if (channels == 1 || inner >= kShortRun) {
+    if (channels == 1 || inner >= (outer == 1 ? kShortRunOnce : kShortRun)) {
       return;
     }
     if (task.type == ElementType::kFloat64) {

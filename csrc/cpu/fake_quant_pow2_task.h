@@ -20,6 +20,8 @@ struct FakeQuantInput {
 constexpr int64_t kFakeQuantTile = kSumChunk;
 // Runs of elements with one format at least this long are handled one by one, shorter ones by rows of formats.
 constexpr int64_t kShortRun = 32;
+// The same where the row of formats would serve once.
+constexpr int64_t kShortRunOnce = 8;
 // Runs of a channel at least this long are summed where they lie, shorter ones are brought together first.
 constexpr int64_t kLongRun = 512;
 

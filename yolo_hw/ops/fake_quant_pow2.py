@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,14 +12,15 @@ from torch.autograd import Function
 
 from yolo_hw.fixedpoint import FixedPoint, Overflow, Rounding
 from yolo_hw.ops._gradient import needs_gradient, refuse_gradient, traced
+from yolo_hw.ops._lean_call import lean, pack_format
 from yolo_hw.ops._library import load_library
 
 load_library()
 _op = torch.ops.yolo_hw.fake_quant_pow2.default
 _op_out = torch.ops.yolo_hw.fake_quant_pow2.out
-_kernel = torch.ops.yolo_hw._fake_quant_pow2.default
+_kernel = lean(torch.ops.yolo_hw._fake_quant_pow2.default)
 _backward_op = torch.ops.yolo_hw.fake_quant_pow2_backward.default
-_backward_kernel = torch.ops.yolo_hw._fake_quant_pow2_backward.default
+_backward_kernel = lean(torch.ops.yolo_hw._fake_quant_pow2_backward.default)
 
 
 def fake_quant_pow2(
@@ -68,12 +69,16 @@ def fake_quant_pow2(
         refuse_gradient("fake_quant_pow2", x, out)
         _op_out(x, fmt.frac, frac, axis, fmt.bits, fmt.signed, rounding.number, overflow.number, out=out)
         return out
-    call: Callable[..., Tensor] = _kernel
+    args = (axis, fmt.bits, fmt.signed, rounding.number, overflow.number)
     if traced():
-        call = _op
-    elif x.requires_grad and torch.is_grad_enabled():
-        call = _record
-    return call(x, fmt.frac, frac, axis, fmt.bits, fmt.signed, rounding.number, overflow.number)
+        y: Tensor = _op(x, fmt.frac, frac, *args)
+        return y
+    packed = pack_format(*args) + fmt.frac
+    if x.requires_grad and torch.is_grad_enabled():
+        y = _record(x, frac, packed, (fmt.frac, *args))
+    else:
+        y = _kernel(x, frac, packed)
+    return y
 
 
 def fake_quant_pow2_many(
@@ -122,17 +127,19 @@ class _StraightThrough(Function):
     """The gradient in eager mode: the formula of the operator, with less between autograd and the kernels."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, frac: int, fracs: Tensor | None, *rest: int) -> Tensor:  # noqa: ANN401 - torch has no type for it
+    def forward(ctx: Any, x: Tensor, fracs: Tensor | None, packed: int, args: tuple[int, ...]) -> Tensor:  # noqa: ANN401 - torch has no type for it
         ctx.save_for_backward(x, fracs)
-        ctx.frac, ctx.rest = frac, rest
-        y: Tensor = _kernel(x, frac, fracs, *rest)
+        ctx.formats = packed, args
+        y: Tensor = _kernel(x, fracs, packed)
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         x, fracs = ctx.saved_tensors
-        call = _backward_op if torch.is_grad_enabled() else _backward_kernel  # only a double backward needs a formula
-        return (call(grad, x, ctx.frac, fracs, *ctx.rest), None, None, None, None, None, None, None)
+        packed, args = ctx.formats
+        if torch.is_grad_enabled():  # a double backward needs the operator with a formula
+            return _backward_op(grad, x, args[0], fracs, *args[1:]), None, None, None
+        return _backward_kernel(grad, x, fracs, packed), None, None, None
 
 
 # Function.apply without its look at torch.func, whose transforms `traced` sends to the operator.
