@@ -26,7 +26,7 @@ void fake_quant_pow2_out(const Tensor& x, int64_t frac, const OptionalTensor& fr
   constexpr const char* kOp = "fake_quant_pow2";
   const FracSource source = check_fracs(kOp, x, frac, fracs, axis);
   const FakeQuantMode mode = check_fake_quant_mode(kOp, bits, is_signed, rounding, overflow);
-  check_out(kOp, out, x);
+  check_out(kOp, "out", out, x);
   Device::forward(x, source, mode, out);
 }
 
@@ -47,10 +47,10 @@ void fake_quant_pow2_backward_out(const Tensor& grad, const Tensor& x, int64_t f
                                   int64_t axis, int64_t bits, bool is_signed, int64_t rounding, int64_t overflow,
                                   Tensor out) {
   constexpr const char* kOp = "fake_quant_pow2_backward";
-  check_like(kOp, "grad", grad, x);
+  check_like(kOp, "grad", grad, x, "x");
   const FracSource source = check_fracs(kOp, x, frac, fracs, axis);
   const FakeQuantMode mode = check_fake_quant_mode(kOp, bits, is_signed, rounding, overflow);
-  check_out(kOp, out, x);
+  check_out(kOp, "out", out, x);
   Device::backward(grad, x, source, mode, out);
 }
 
@@ -58,7 +58,7 @@ template <typename Device>
 Tensor fake_quant_pow2_backward(const Tensor& grad, const Tensor& x, int64_t frac, const OptionalTensor& fracs,
                                 int64_t axis, int64_t bits, bool is_signed, int64_t rounding, int64_t overflow) {
   constexpr const char* kOp = "fake_quant_pow2_backward";
-  check_like(kOp, "grad", grad, x);
+  check_like(kOp, "grad", grad, x, "x");
   const FracSource source = check_fracs(kOp, x, frac, fracs, axis);
   const FakeQuantMode mode = check_fake_quant_mode(kOp, bits, is_signed, rounding, overflow);
   Tensor grad_x = empty_in_layout(x);
@@ -104,7 +104,7 @@ void fake_quant_learned_out(const Tensor& x, const Tensor& parameter, int64_t ax
   constexpr const char* kOp = "fake_quant_learned";
   const FakeQuantMode mode = check_fake_quant_mode(kOp, bits, is_signed, rounding, overflow);
   const FracSource source = check_learned(kOp, x, parameter, axis, gradient, mode);
-  check_out(kOp, out, x);
+  check_out(kOp, "out", out, x);
   Device::forward(x, source, mode, out);
 }
 
@@ -125,11 +125,11 @@ void fake_quant_learned_backward_out(const Tensor& grad, const Tensor& x, const 
                                      int64_t bits, bool is_signed, int64_t rounding, int64_t overflow, int64_t gradient,
                                      double grad_scale, Tensor grad_x, Tensor grad_parameter) {
   constexpr const char* kOp = "fake_quant_learned_backward";
-  check_like(kOp, "grad", grad, x);
+  check_like(kOp, "grad", grad, x, "x");
   const FakeQuantMode mode = check_fake_quant_mode(kOp, bits, is_signed, rounding, overflow);
   const FracSource source = check_learned(kOp, x, parameter, axis, gradient, mode);
-  check_out(kOp, grad_x, x);
-  check_like(kOp, "grad_parameter", grad_parameter, parameter);
+  check_out(kOp, "grad_x", grad_x, x);
+  check_like(kOp, "grad_parameter", grad_parameter, parameter, "parameter");
   Device::learned_backward(grad, x, source, mode, grad_scale, grad_x, grad_parameter);
 }
 

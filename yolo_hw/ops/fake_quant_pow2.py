@@ -75,7 +75,7 @@ def fake_quant_pow2(
         return y
     packed = pack_format(*args) + fmt.frac
     if x.requires_grad and torch.is_grad_enabled():
-        y = _record(x, frac, packed, (fmt.frac, *args))
+        y = _record(x, frac, (packed, fmt.frac, *args))
     else:
         y = _kernel(x, frac, packed)
     return y
@@ -127,19 +127,19 @@ class _StraightThrough(Function):
     """The gradient in eager mode: the formula of the operator, with less between autograd and the kernels."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, fracs: Tensor | None, packed: int, args: tuple[int, ...]) -> Tensor:  # noqa: ANN401 - torch has no type for it
+    def forward(ctx: Any, x: Tensor, fracs: Tensor | None, formats: tuple[int, ...]) -> Tensor:  # noqa: ANN401 - torch has no type for it
         ctx.save_for_backward(x, fracs)
-        ctx.formats = packed, args
-        y: Tensor = _kernel(x, fracs, packed)
+        ctx.formats = formats
+        y: Tensor = _kernel(x, fracs, formats[0])
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         x, fracs = ctx.saved_tensors
-        packed, args = ctx.formats
         if torch.is_grad_enabled():  # a double backward needs the operator with a formula
-            return _backward_op(grad, x, args[0], fracs, *args[1:]), None, None, None
-        return _backward_kernel(grad, x, fracs, packed), None, None, None
+            frac, *args = ctx.formats[1:]
+            return _backward_op(grad, x, frac, fracs, *args), None, None
+        return _backward_kernel(grad, x, fracs, ctx.formats[0]), None, None
 
 
 # Function.apply without its look at torch.func, whose transforms `traced` sends to the operator.
