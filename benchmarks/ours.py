@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from benchmarks.autograd import gradient_function
 from benchmarks.measure import Candidate, Function
+from benchmarks.peers import compiled
 from benchmarks.pruning import prune
 from yolo_hw.fixedpoint import FixedPoint, Overflow, Rounding
 from yolo_hw.intgraph.engine import Engine, engine_paths
@@ -61,7 +62,11 @@ def fake_quant_training(subject: Subject) -> list[Candidate]:
         leaves = (subject.values().requires_grad_(), log2_t)
         return gradient_function(lambda v: fake_quant_tqt(v, log2_t, BITS, axis=subject.axis), leaves)
 
-    found = [Candidate("yolo_hw", straight_through, OURS)]
+    def under_inductor(threads: int) -> Function:
+        x, fmt, options = subject.values().requires_grad_(), FixedPoint(BITS, subject.frac), _channels(subject)
+        return gradient_function(compiled(lambda v: fake_quant_pow2(v, fmt, **options), x), (x,))
+
+    found = [Candidate("yolo_hw", straight_through, OURS), Candidate("yolo_hw, compiled", under_inductor, OURS)]
     return [*found, Candidate("yolo_hw, TQT", learned, OURS)] if has("fake_quant_learned") else found
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Any
 
@@ -22,6 +23,10 @@ _op_out = torch.ops.yolo_hw.fake_quant_learned.out
 _kernel = lean(torch.ops.yolo_hw._fake_quant_learned.default)
 _backward_op = torch.ops.yolo_hw.fake_quant_learned_backward.default
 _backward_kernel = lean(torch.ops.yolo_hw._fake_quant_learned_backward.default)
+
+
+_Args = tuple[int, int, bool, int, int, int]
+"""axis, bits, signed, rounding, overflow, gradient."""
 
 
 class _StepGradient(IntEnum):
@@ -128,7 +133,7 @@ def fake_quant_lsq(
     return _call(x, scale, args, grad_scale, out)
 
 
-def _call(x: Tensor, parameter: Tensor, args: tuple[int, ...], grad_scale: float, out: Tensor | None) -> Tensor:
+def _call(x: Tensor, parameter: Tensor, args: _Args, grad_scale: float, out: Tensor | None) -> Tensor:
     if out is not None:
         refuse_gradient("fake_quant_tqt" if args[-1] == _StepGradient.TQT else "fake_quant_lsq", x, parameter, out)
         _op_out(x, parameter, *args, out=out)
@@ -138,9 +143,8 @@ def _call(x: Tensor, parameter: Tensor, args: tuple[int, ...], grad_scale: float
         return y
     packed = pack_format(*args[:-1]) + args[-1]
     if torch.is_grad_enabled() and (x.requires_grad or parameter.requires_grad):
-        y = _record(x, parameter, packed, grad_scale)
-    else:
-        y = _kernel(x, parameter, packed)
+        return _record(x, parameter, packed, grad_scale)
+    y = _kernel(x, parameter, packed)
     return y
 
 
@@ -164,7 +168,7 @@ def _first_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noq
 
 
 _differentiable_once = torch.autograd.function.once_differentiable(_first_gradient)
-_record = super(Function, _Learned).apply  # as in fake_quant_pow2
+_record: Callable[..., Tensor] = super(Function, _Learned).apply  # as in fake_quant_pow2
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ANN401

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -75,9 +75,8 @@ def fake_quant_pow2(
         return y
     packed = pack_format(*args) + fmt.frac
     if x.requires_grad and torch.is_grad_enabled():
-        y = _record(x, frac, (packed, fmt.frac, *args))
-    else:
-        y = _kernel(x, frac, packed)
+        return _record(x, frac, (packed, fmt.frac, *args))
+    y = _kernel(x, frac, packed)
     return y
 
 
@@ -143,7 +142,7 @@ class _StraightThrough(Function):
 
 
 # Function.apply without its look at torch.func, whose transforms `traced` sends to the operator.
-_record = super(Function, _StraightThrough).apply
+_record: Callable[..., Tensor] = super(Function, _StraightThrough).apply
 
 
 class _Many(Function):
