@@ -84,7 +84,7 @@ import numpy as np, torch
 from support.cuda_emulation import call_emulated
 import yolo_hw.ops
 x = torch.from_numpy(np.lib.stride_tricks.as_strided(np.zeros(5000, np.float32), (5000 + EXTRA,), (4,)))
-call_emulated(torch.ops.yolo_hw.fake_quant_pow2.default, (x, torch.tensor([2], dtype=torch.int32), 0, 8, True, 0, 0))
+call_emulated(torch.ops.yolo_hw.fake_quant_pow2.default, (x, 2, None, 0, 8, True, 0, 0))
 """
 
 
@@ -118,4 +118,4 @@ def test_the_mirror_sees_a_wrong_bit(monkeypatch):
 
 def fake_quant_arguments():
     x = torch.randn(700, generator=torch.Generator().manual_seed(1)) * 40
-    return x, torch.tensor([2], dtype=torch.int32), 0, 8, True, 0, 0
+    return x, 2, None, 0, 8, True, 0, 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gradients written into tensors that exist, and the packed kernels: the values of the operators they stand for."""
+"""Results written into tensors that exist, many tensors in a call, packed kernels: as the plain operators."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from yolo_hw.ops._lean_call import pack_format
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 OPS = torch.ops.yolo_hw
 SHAPE = (2, 3, 5, 7)
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -39,7 +40,41 @@ def written(into: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_forward(device: str, dtype: torch.dtype, layout: str, per_channel: bool) -> None:
+    x = random(10, dtype, device)
+    for axis, *rest in FORMATS:
+        fracs = numbers(axis, per_channel, device)
+        args = (2, fracs if per_channel else None, axis, *rest)
+        out = written(LAYOUTS[layout](x))
+        OPS.fake_quant_pow2.out(x, *args, out=out)
+        assert torch.equal(out, OPS.fake_quant_pow2(x, *args))
+        learned = (-fracs.double(), axis, *rest, 0)
+        OPS.fake_quant_learned.out(x, *learned, out=out)
+        assert torch.equal(out, OPS.fake_quant_learned(x, *learned, 1.0))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_many(device: str, dtype: torch.dtype, per_channel: bool) -> None:
+    layouts = LAYOUTS.values()
+    xs = [layout(random(seed, dtype, device)) for seed, layout in enumerate(layouts)]
+    grads = [random(seed + 3, dtype, device) for seed in range(len(xs))]
+    for form in FORMATS:
+        fracs = [numbers(form[0], per_channel, device) + i for i in range(len(xs))]
+        for x, f, y in zip(xs, fracs, OPS.fake_quant_pow2_many(xs, fracs, *form), strict=True):
+            assert torch.equal(y, OPS.fake_quant_pow2(x, 0, f, *form))
+            assert y.stride() == x.stride()
+        found = OPS.fake_quant_pow2_many_backward(grads, xs, fracs, *form)
+        for grad, x, f, grad_x in zip(grads, xs, fracs, found, strict=True):
+            assert torch.equal(grad_x, OPS.fake_quant_pow2_backward(grad, x, 0, f, *form))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_straight_through(device: str, dtype: torch.dtype, layout: str, per_channel: bool) -> None:
@@ -57,7 +92,7 @@ def test_straight_through(device: str, dtype: torch.dtype, layout: str, per_chan
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("per_channel", [False, True])
 @pytest.mark.parametrize("gradient", [0, 1])
 def test_learned(device: str, dtype: torch.dtype, per_channel: bool, gradient: int) -> None:
