@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from yolo_hw.ops._lean_call import pack_format
+from yolo_hw.ops._lean_call import pack_format, unpack_format
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
@@ -120,6 +120,7 @@ def test_packed_kernels_are_the_operators(per_channel: bool) -> None:
             args = (bits % 4, bits, *modes)
             fracs, frac = numbers(args[0], per_channel, "cpu") if per_channel else None, 5 * (bits - 9)
             packed = pack_format(*args) + frac
+            assert unpack_format(packed) == (frac, *args)
             assert torch.equal(OPS._fake_quant_pow2(x, fracs, packed), OPS.fake_quant_pow2(x, frac, fracs, *args))
             want = OPS.fake_quant_pow2_backward(grad, x, frac, fracs, *args)
             assert torch.equal(OPS._fake_quant_pow2_backward(grad, x, fracs, packed), want)

@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.autograd import Function
 
 from yolo_hw.fixedpoint import MAX_BITS, MIN_BITS, Overflow, Rounding
-from yolo_hw.ops._gradient import refuse_gradient, traced
-from yolo_hw.ops._lean_call import lean, pack_format
+from yolo_hw.ops._gradient import refuse_gradient
+from yolo_hw.ops._lean_call import is_compiling, is_grad_enabled, lean, pack_format, transforms_active
 from yolo_hw.ops._library import load_library
 
 load_library()
 _op = torch.ops.yolo_hw.fake_quant_learned.default
 _op_out = torch.ops.yolo_hw.fake_quant_learned.out
-_kernel = lean(torch.ops.yolo_hw._fake_quant_learned.default)
+_kernel: Callable[..., Tensor] = lean(torch.ops.yolo_hw._fake_quant_learned.default)
 _backward_op = torch.ops.yolo_hw.fake_quant_learned_backward.default
 _backward_kernel = lean(torch.ops.yolo_hw._fake_quant_learned_backward.default)
 
@@ -138,14 +138,14 @@ def _call(x: Tensor, parameter: Tensor, args: _Args, grad_scale: float, out: Ten
         refuse_gradient("fake_quant_tqt" if args[-1] == _StepGradient.TQT else "fake_quant_lsq", x, parameter, out)
         _op_out(x, parameter, *args, out=out)
         return out
-    if traced() or not MIN_BITS <= args[1] <= MAX_BITS:  # another width has no packed form; the operator refuses it
+    # Another number of bits has no packed form; the operator refuses it.
+    if is_compiling() or transforms_active() or not MIN_BITS <= args[1] <= MAX_BITS:
         y: Tensor = _op(x, parameter, *args, grad_scale)
         return y
     packed = pack_format(*args[:-1]) + args[-1]
-    if torch.is_grad_enabled() and (x.requires_grad or parameter.requires_grad):
+    if is_grad_enabled() and (x.requires_grad or parameter.requires_grad):
         return _record(x, parameter, packed, grad_scale)
-    y = _kernel(x, parameter, packed)
-    return y
+    return _kernel(x, parameter, packed)
 
 
 class _Learned(Function):
@@ -155,12 +155,11 @@ class _Learned(Function):
     def forward(ctx: Any, x: Tensor, parameter: Tensor, packed: int, grad_scale: float) -> Tensor:  # noqa: ANN401 - torch has no type for it
         ctx.save_for_backward(x, parameter)
         ctx.rest = packed, grad_scale
-        y: Tensor = _kernel(x, parameter, packed)
-        return y
+        return _kernel(x, parameter, packed)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        return _differentiable_once(ctx, grad) if torch.is_grad_enabled() else _first_gradient(ctx, grad)
+        return _differentiable_once(ctx, grad) if is_grad_enabled() else _first_gradient(ctx, grad)
 
 
 def _first_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401

@@ -11,14 +11,21 @@ from torch import Tensor
 from torch.autograd import Function
 
 from yolo_hw.fixedpoint import FixedPoint, Overflow, Rounding
-from yolo_hw.ops._gradient import needs_gradient, refuse_gradient, traced
-from yolo_hw.ops._lean_call import lean, pack_format
+from yolo_hw.ops._gradient import needs_gradient, refuse_gradient
+from yolo_hw.ops._lean_call import (
+    is_compiling,
+    is_grad_enabled,
+    lean,
+    pack_format,
+    transforms_active,
+    unpack_format,
+)
 from yolo_hw.ops._library import load_library
 
 load_library()
 _op = torch.ops.yolo_hw.fake_quant_pow2.default
 _op_out = torch.ops.yolo_hw.fake_quant_pow2.out
-_kernel = lean(torch.ops.yolo_hw._fake_quant_pow2.default)
+_kernel: Callable[..., Tensor] = lean(torch.ops.yolo_hw._fake_quant_pow2.default)
 _backward_op = torch.ops.yolo_hw.fake_quant_pow2_backward.default
 _backward_kernel = lean(torch.ops.yolo_hw._fake_quant_pow2_backward.default)
 
@@ -69,15 +76,11 @@ def fake_quant_pow2(
         refuse_gradient("fake_quant_pow2", x, out)
         _op_out(x, fmt.frac, frac, axis, fmt.bits, fmt.signed, rounding.number, overflow.number, out=out)
         return out
-    args = (axis, fmt.bits, fmt.signed, rounding.number, overflow.number)
-    if traced():
-        y: Tensor = _op(x, fmt.frac, frac, *args)
+    if is_compiling() or transforms_active():
+        y: Tensor = _op(x, fmt.frac, frac, axis, fmt.bits, fmt.signed, rounding.number, overflow.number)
         return y
-    packed = pack_format(*args) + fmt.frac
-    if x.requires_grad and torch.is_grad_enabled():
-        return _record(x, frac, (packed, fmt.frac, *args))
-    y = _kernel(x, frac, packed)
-    return y
+    packed = pack_format(axis, fmt.bits, fmt.signed, rounding.number, overflow.number) + fmt.frac
+    return _record(x, frac, packed) if x.requires_grad and is_grad_enabled() else _kernel(x, frac, packed)
 
 
 def fake_quant_pow2_many(
@@ -126,22 +129,21 @@ class _StraightThrough(Function):
     """The gradient in eager mode: the formula of the operator, with less between autograd and the kernels."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, fracs: Tensor | None, formats: tuple[int, ...]) -> Tensor:  # noqa: ANN401 - torch has no type for it
+    def forward(ctx: Any, x: Tensor, fracs: Tensor | None, packed: int) -> Tensor:  # noqa: ANN401 - torch has no type for it
         ctx.save_for_backward(x, fracs)
-        ctx.formats = formats
-        y: Tensor = _kernel(x, fracs, formats[0])
-        return y
+        ctx.packed = packed
+        return _kernel(x, fracs, packed)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         x, fracs = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a double backward needs the operator with a formula
-            frac, *args = ctx.formats[1:]
+        if is_grad_enabled():  # a double backward needs the operator with a formula
+            frac, *args = unpack_format(ctx.packed)
             return _backward_op(grad, x, frac, fracs, *args), None, None
-        return _backward_kernel(grad, x, fracs, ctx.formats[0]), None, None
+        return _backward_kernel(grad, x, fracs, ctx.packed), None, None
 
 
-# Function.apply without its look at torch.func, whose transforms `traced` sends to the operator.
+# Function.apply without its look at torch.func, whose transforms go to the operator.
 _record: Callable[..., Tensor] = super(Function, _StraightThrough).apply
 
 
