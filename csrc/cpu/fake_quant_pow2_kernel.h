@@ -176,16 +176,31 @@ void learned_rows(const Real* grad, const Real* x, int64_t rows, const LearnedFo
   __builtin_memcpy(lanes, sums, sizeof(sums));
 }
 
+// One element of each of some channels: grad_x, and the step gradients added to the channels' sums.
+template <Rounding kRounding, typename Real>
+void learned_across(const Real* grad, const Real* x, int64_t channels, const Real* scales,
+                    const LearnedFormat<Real>& format, Real* grad_x, Real* sums) {
+  const LearnedFormat<Real> f = format;
+  const auto element = [=](int64_t c) {
+    const auto gradient = learned_gradient<kRounding>(grad[c], x[c], {scales[c], f.pass, f.low, f.high});
+    sums[c] += gradient.step;
+    grad_x[c] = gradient.x;
+  };
+  for_each_element(channels, element, grad, x);
+}
+
 // The learned backward of runs of elements.
 template <typename Real>
 struct LearnedLoop {
   LearnedFormat<Real> format;  // of the channel
   void (*rows)(const Real*, const Real*, int64_t, const LearnedFormat<Real>&, Real*, Real*);
+  void (*across)(const Real*, const Real*, int64_t, const Real*, const LearnedFormat<Real>&, Real*, Real*);
 
   explicit LearnedLoop(const FakeQuantTask& task) {
     with_modes(task.rounding, task.overflow, [&](auto rounding, auto overflow) {
       format = learned_format<rounding(), overflow(), Real>(task.gradient, task.range);
       rows = learned_rows<rounding(), Real>;
+      across = learned_across<rounding(), Real>;
     });
   }
 
@@ -285,12 +300,53 @@ void learned_long_runs(const FakeQuantTask& task, const ChannelElements& part,
   }
 }
 
+// Where the channels of an element are neighbours, as in channels-last: across the channels, every lane a row of sums.
+template <typename Element>
+void learned_neighbours(const FakeQuantTask& task, const ChannelElements& part,
+                        LearnedLoop<typename Element::Real>& loop) {
+  using Real = typename Element::Real;
+  constexpr int64_t kChannels = 128;
+  alignas(kCacheLine) Real sums[kSumLanes][kChannels], scales[kChannels], x_buffer[kSumChunk], grad_buffer[kSumChunk];
+  OutputTile<Element> output(task);
+  for (int64_t begin = part.first_channel; begin < part.last_channel; begin += kChannels) {
+    const int64_t width = smaller(kChannels, part.last_channel - begin);
+    const int64_t tile = width == task.layout.channels ? kSumChunk / width : 1;  // elements of a channel, one block
+    for (int64_t c = 0; c < width; ++c) {
+      scales[c] = power_of_two<Real>(task.fracs[begin + c]);
+    }
+    for (int64_t first = part.first; first < part.last; first += kSumChunk) {
+      const int64_t last = smaller(part.last, first + kSumChunk);
+      __builtin_memset(sums, 0, sizeof(sums));
+      for (int64_t j = first; j < last; j += tile) {
+        const int64_t rows = smaller(tile, last - j), start = j * task.layout.channels + begin;
+        const Real* x = load_tile<Element>(task.x, start, rows * width, x_buffer);
+        const Real* grad = load_tile<Element>(task.grad, start, rows * width, grad_buffer);
+        Real* grad_x = output.at(start);
+        for (int64_t r = 0; r < rows; ++r) {
+          const int64_t at = r * width;
+          loop.across(grad + at, x + at, width, scales, loop.format, grad_x + at, sums[(j + r) % kSumLanes]);
+        }
+        output.store(start, rows * width);
+      }
+      for (int64_t c = 0; c < width; ++c) {
+        Real lanes[kSumLanes];
+        for (int lane = 0; lane < kSumLanes; ++lane) {
+          lanes[lane] = sums[lane][c];
+        }
+        task.partials[(begin + c) * task.chunks + first / kSumChunk] = add_lanes(lanes);
+      }
+    }
+  }
+}
+
 template <typename Element>
 void learned_backward(const FakeQuantTask& task, int64_t begin, int64_t end) {
   const auto [outer, channels, inner] = task.layout;
   const int64_t length = outer * inner, part_length = task.part_chunks * kSumChunk;
   LearnedLoop<typename Element::Real> loop(task);
-  const auto walk = inner >= kLongRun || outer == 1 ? learned_long_runs<Element> : learned_short_runs<Element>;
+  const auto walk = inner >= kLongRun || outer == 1 ? learned_long_runs<Element>
+                    : inner == 1                    ? learned_neighbours<Element>
+                                                    : learned_short_runs<Element>;
   while (begin < end) {
     const int64_t part = begin / channels, channel = begin % channels, count = smaller(channels - channel, end - begin);
     const int64_t first = part * part_length;
