@@ -85,8 +85,8 @@ YHW_HD LearnedGradient<Real> learned_gradient(Real grad, Real x, const LearnedFo
   return {inside ? grad : Real(0), product(grad, slope)};
 }
 
-// Factor from the sum of LearnedGradient::step to the gradient of the trained number. TQT: d step / d log2 t = step * ln 2.
-// LSQ: d step / d scale = 1, straight through the power of two, times the caller's gradient scale.
+// Factor from the sum of LearnedGradient::step to the gradient of the trained number. TQT: d step / d log2 t = step *
+// ln 2. LSQ: d step / d scale = 1, straight through the power of two, times the caller's gradient scale.
 YHW_HD double step_gradient_factor(StepGradient gradient, int frac, double grad_scale) {
   constexpr double kLn2 = 0.69314718055994530942;
   return gradient == StepGradient::kTqt ? power_of_two<double>(-frac) * kLn2 : grad_scale;
