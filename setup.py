@@ -36,8 +36,9 @@ OPS = "yolo_hw._ops"
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 DEBUG = os.environ.get("YOLO_HW_DEBUG", "0") == "1"
 OPTIMISE = ["-O0", "-g"] if DEBUG else ["-O3"]
-# No contraction to fused multiply-adds: every instruction set must give the same bits.
-EXACT = ["-fno-math-errno", "-ffp-contract=off"]
+# No contraction to fused multiply-adds: every instruction set must give the same bits. Nobody looks at errno or at the
+# exception flags, without which selections become vector code.
+EXACT = ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
 CXX_FLAGS = [*OPTIMISE, "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wconversion", "-Wno-psabi", *EXACT]
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, *(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl")), "-mprefer-vector-width=512"]

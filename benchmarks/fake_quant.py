@@ -7,6 +7,7 @@ tensor, ``learned`` ones to the step as well.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ def forward_case(subject: Subject) -> Case:
         memcpy_candidate(subject.bytes),
         Candidate("empty op", lambda threads: _empty(subject)),
         *ours.fake_quant_forward(subject),
-        *(_forward(name, subject, make) for name, make in _peers(subject).items()),
+        *(_forward(name, subject, make) for name, make in _peers(subject).items() if name != "inductor, learned"),
     ]
     return Case(f"{subject.name}: forward", tuple(candidates), 2 * subject.bytes, facts=_facts(subject, "forward"))
 
@@ -121,6 +122,7 @@ def _peers(subject: Subject) -> dict[str, Callable[[Subject, Tensor], tuple[Quan
         "torch fake_quantize": _torch_affine,
         "torch fake_quantize learnable": _torch_learnable,
         "eager, straight-through": _eager,
+        "inductor, straight-through": functools.partial(_inductor, learned=False),
         "inductor, learned": _inductor,
     }
     if subject.kind == "weight" or not subject.per_channel:
@@ -179,11 +181,12 @@ def _eager(subject: Subject, x: Tensor) -> tuple[Quantiser, tuple[Tensor, ...]]:
     return lambda v: v.div(step).round_().clamp_(LO, HI).mul_(step), ()
 
 
-def _inductor(subject: Subject, x: Tensor) -> tuple[Quantiser, tuple[Tensor, ...]]:
-    step = _broadcast(subject, subject.steps()).requires_grad_(x.requires_grad)
+def _inductor(subject: Subject, x: Tensor, learned: bool = True) -> tuple[Quantiser, tuple[Tensor, ...]]:
+    learned = learned and x.requires_grad
+    step = _broadcast(subject, subject.steps()).requires_grad_(learned)
     with torch.set_grad_enabled(x.requires_grad):
         run = compiled(_straight_through, x, step)
-    return lambda v: run(v, step), (step,)
+    return lambda v: run(v, step), (step,) if learned else ()
 
 
 def _brevitas(subject: Subject, x: Tensor) -> tuple[Quantiser, tuple[Tensor, ...]]:

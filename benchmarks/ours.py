@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks.autograd import gradient_function
 from benchmarks.measure import Candidate, Function
+from benchmarks.peers import compiled
 from benchmarks.pruning import prune
 from yolo_hw.darknet.layers import Shape
 from yolo_hw.fixedpoint import FixedPoint, Overflow, Rounding
@@ -67,29 +68,38 @@ def fake_quant_training(subject: Subject) -> list[Candidate]:
         leaves = (subject.values().requires_grad_(), log2_t)
         return gradient_function(lambda v: fake_quant_tqt(v, log2_t, BITS, axis=subject.axis), leaves)
 
-    found = [Candidate("yolo_hw", straight_through, OURS)]
+    def under_inductor(threads: int) -> Function:
+        x, fmt, options = subject.values().requires_grad_(), FixedPoint(BITS, subject.frac), _channels(subject)
+        return gradient_function(compiled(lambda v: fake_quant_pow2(v, fmt, **options), x), (x,))
+
+    found = [Candidate("yolo_hw", straight_through, OURS), Candidate("yolo_hw, compiled", under_inductor, OURS)]
     return [*found, Candidate("yolo_hw, TQT", learned, OURS)] if has("fake_quant_learned") else found
 
 
 def fake_quant_backward(subject: Subject) -> list[Candidate]:
-    """The straight-through backward kernel, with a fresh result and into one that exists."""
-    op = torch.ops.yolo_hw.fake_quant_pow2_backward
+    """The backward kernels: straight-through, with a fresh result and into one that exists, and TQT into one."""
+    ops = torch.ops.yolo_hw
     how = (subject.axis, BITS, True, Rounding.HALF_UP.number, Overflow.SATURATE.number)
 
     def prepare(into_out: bool) -> Function:
-        x, fracs = subject.values(), subject.fracs()
-        grad = torch.randn_like(x)
-        takes_both = "fracs" in [argument.name for argument in op.default._schema.arguments]
-        steps = (subject.frac, fracs if subject.per_channel else None) if takes_both else (fracs,)
+        x, op = subject.values(), ops.fake_quant_pow2_backward
+        grad, fracs = torch.randn_like(x), subject.fracs() if subject.per_channel else None
         if not into_out:
-            return lambda: op.default(grad, x, *steps, *how)
+            return lambda: op.default(grad, x, subject.frac, fracs, *how)
         out = torch.empty_like(x)
-        return lambda: op.out(grad, x, *steps, *how, out=out)
+        return lambda: op.out(grad, x, subject.frac, fracs, *how, out=out)
 
-    found = [Candidate("yolo_hw", lambda threads: prepare(False), OURS)]
-    if "out" in op.overloads():
-        found.insert(0, Candidate("yolo_hw, out=", lambda threads: prepare(True), OURS))
-    return found
+    def learned(threads: int) -> Function:
+        x, log2_t, tqt = subject.values(), BITS - 1 - subject.fracs().float(), 0
+        grad, grad_x, grad_t = torch.randn_like(x), torch.empty_like(x), torch.empty_like(log2_t)
+        op = ops.fake_quant_learned_backward.out
+        return lambda: op(grad, x, log2_t, *how, tqt, 1.0, grad_x=grad_x, grad_parameter=grad_t)
+
+    return [
+        Candidate("yolo_hw, out=", lambda threads: prepare(True), OURS),
+        Candidate("yolo_hw", lambda threads: prepare(False), OURS),
+        Candidate("yolo_hw, TQT, out=", learned, OURS),
+    ]
 
 
 def _channels(subject: Subject) -> dict[str, Any]:

@@ -26,7 +26,7 @@ void fake_quant_pow2_out(const Tensor& x, int64_t frac, const OptionalTensor& fr
   constexpr const char* kOp = "fake_quant_pow2";
   const FracSource source = check_fracs(kOp, x, frac, fracs, axis);
   const FakeQuantMode mode = check_fake_quant_mode(kOp, bits, is_signed, rounding, overflow);
-  check_out(kOp, out, x);
+  check_out(kOp, "out", out, x);
   Device::forward(x, source, mode, out);
 }
 
@@ -47,10 +47,10 @@ void fake_quant_pow2_backward_out(const Tensor& grad, const Tensor& x, int64_t f
                                   int64_t axis, int64_t bits, bool is_signed, int64_t rounding, int64_t overflow,
                                   Tensor out) {
   constexpr const char* kOp = "fake_quant_pow2_backward";
-  check_like(kOp, "grad", grad, x);
+  check_like(kOp, "grad", grad, x, "x");
   const FracSource source = check_fracs(kOp, x, frac, fracs, axis);
   const FakeQuantMode mode = check_fake_quant_mode(kOp, bits, is_signed, rounding, overflow);
-  check_out(kOp, out, x);
+  check_out(kOp, "out", out, x);
   Device::backward(grad, x, source, mode, out);
 }
 
@@ -58,7 +58,7 @@ template <typename Device>
 Tensor fake_quant_pow2_backward(const Tensor& grad, const Tensor& x, int64_t frac, const OptionalTensor& fracs,
                                 int64_t axis, int64_t bits, bool is_signed, int64_t rounding, int64_t overflow) {
   constexpr const char* kOp = "fake_quant_pow2_backward";
-  check_like(kOp, "grad", grad, x);
+  check_like(kOp, "grad", grad, x, "x");
   const FracSource source = check_fracs(kOp, x, frac, fracs, axis);
   const FakeQuantMode mode = check_fake_quant_mode(kOp, bits, is_signed, rounding, overflow);
   Tensor grad_x = empty_in_layout(x);
@@ -104,7 +104,7 @@ void fake_quant_learned_out(const Tensor& x, const Tensor& parameter, int64_t ax
   constexpr const char* kOp = "fake_quant_learned";
   const FakeQuantMode mode = check_fake_quant_mode(kOp, bits, is_signed, rounding, overflow);
   const FracSource source = check_learned(kOp, x, parameter, axis, gradient, mode);
-  check_out(kOp, out, x);
+  check_out(kOp, "out", out, x);
   Device::forward(x, source, mode, out);
 }
 
@@ -125,11 +125,11 @@ void fake_quant_learned_backward_out(const Tensor& grad, const Tensor& x, const 
                                      int64_t bits, bool is_signed, int64_t rounding, int64_t overflow, int64_t gradient,
                                      double grad_scale, Tensor grad_x, Tensor grad_parameter) {
   constexpr const char* kOp = "fake_quant_learned_backward";
-  check_like(kOp, "grad", grad, x);
+  check_like(kOp, "grad", grad, x, "x");
   const FakeQuantMode mode = check_fake_quant_mode(kOp, bits, is_signed, rounding, overflow);
   const FracSource source = check_learned(kOp, x, parameter, axis, gradient, mode);
-  check_out(kOp, grad_x, x);
-  check_like(kOp, "grad_parameter", grad_parameter, parameter);
+  check_out(kOp, "grad_x", grad_x, x);
+  check_like(kOp, "grad_parameter", grad_parameter, parameter, "parameter");
   Device::learned_backward(grad, x, source, mode, grad_scale, grad_x, grad_parameter);
 }
 
@@ -143,27 +143,72 @@ std::tuple<Tensor, Tensor> fake_quant_learned_backward(const Tensor& grad, const
   return {grad_x, grad_parameter};
 }
 
-// Registers all of them for a device. The operators whose name begins with an underscore are the same kernels without a
-// gradient formula: what the formulas themselves and calls without a gradient use, because a formula in Python costs
-// more than the kernel of a small tensor.
+// The small arguments of an operator in one number: torch needs as long for five more arguments as the kernel of a
+// small tensor does. Packed by yolo_hw/ops/_lean_call.py.
+struct PackedFormat {
+  int64_t axis;
+  int64_t overflow;
+  int64_t rounding;
+  bool is_signed;
+  int64_t bits;
+  int64_t number;  // fraction bits, or the StepGradient of the learned form
+
+  explicit PackedFormat(int64_t code)
+      : axis(code >> 32),
+        overflow(code >> 24 & 0xff),
+        rounding(code >> 16 & 0xff),
+        is_signed((code >> 15 & 1) != 0),
+        bits(code >> 8 & 0x7f),
+        number((code & 0xff) - 0x80) {}
+};
+
+template <typename Device>
+Tensor fake_quant_pow2_packed(const Tensor& x, const OptionalTensor& fracs, int64_t format) {
+  const PackedFormat f(format);
+  return fake_quant_pow2<Device>(x, f.number, fracs, f.axis, f.bits, f.is_signed, f.rounding, f.overflow);
+}
+
+template <typename Device>
+Tensor fake_quant_pow2_backward_packed(const Tensor& grad, const Tensor& x, const OptionalTensor& fracs,
+                                       int64_t format) {
+  const PackedFormat f(format);
+  return fake_quant_pow2_backward<Device>(grad, x, f.number, fracs, f.axis, f.bits, f.is_signed, f.rounding,
+                                          f.overflow);
+}
+
+template <typename Device>
+Tensor fake_quant_learned_packed(const Tensor& x, const Tensor& parameter, int64_t format) {
+  const PackedFormat f(format);
+  return fake_quant_learned<Device>(x, parameter, f.axis, f.bits, f.is_signed, f.rounding, f.overflow, f.number, 1);
+}
+
+template <typename Device>
+std::tuple<Tensor, Tensor> fake_quant_learned_backward_packed(const Tensor& grad, const Tensor& x,
+                                                              const Tensor& parameter, int64_t format,
+                                                              double grad_scale) {
+  const PackedFormat f(format);
+  return fake_quant_learned_backward<Device>(grad, x, parameter, f.axis, f.bits, f.is_signed, f.rounding, f.overflow,
+                                             f.number, grad_scale);
+}
+
+// Registers all of them for a device. The operators whose name begins with an underscore are the same kernels with few
+// arguments and without a gradient formula: what autograd's function in Python calls, and calls without a gradient.
 template <typename Device, typename Library>
 void register_fake_quant_pow2(Library& m) {
-  for (const char* name : {"fake_quant_pow2", "_fake_quant_pow2"}) {
-    m.impl(name, TORCH_BOX(&fake_quant_pow2<Device>));
-  }
-  for (const char* name : {"fake_quant_pow2_backward", "_fake_quant_pow2_backward"}) {
-    m.impl(name, TORCH_BOX(&fake_quant_pow2_backward<Device>));
-  }
-  for (const char* name : {"fake_quant_learned", "_fake_quant_learned"}) {
-    m.impl(name, TORCH_BOX(&fake_quant_learned<Device>));
-  }
+  m.impl("fake_quant_pow2", TORCH_BOX(&fake_quant_pow2<Device>));
   m.impl("fake_quant_pow2.out", TORCH_BOX(&fake_quant_pow2_out<Device>));
+  m.impl("fake_quant_pow2_backward", TORCH_BOX(&fake_quant_pow2_backward<Device>));
   m.impl("fake_quant_pow2_backward.out", TORCH_BOX(&fake_quant_pow2_backward_out<Device>));
   m.impl("fake_quant_pow2_many", TORCH_BOX(&fake_quant_pow2_many<Device>));
   m.impl("fake_quant_pow2_many_backward", TORCH_BOX(&fake_quant_pow2_many_backward<Device>));
+  m.impl("fake_quant_learned", TORCH_BOX(&fake_quant_learned<Device>));
   m.impl("fake_quant_learned.out", TORCH_BOX(&fake_quant_learned_out<Device>));
   m.impl("fake_quant_learned_backward", TORCH_BOX(&fake_quant_learned_backward<Device>));
   m.impl("fake_quant_learned_backward.out", TORCH_BOX(&fake_quant_learned_backward_out<Device>));
+  m.impl("_fake_quant_pow2", TORCH_BOX(&fake_quant_pow2_packed<Device>));
+  m.impl("_fake_quant_pow2_backward", TORCH_BOX(&fake_quant_pow2_backward_packed<Device>));
+  m.impl("_fake_quant_learned", TORCH_BOX(&fake_quant_learned_packed<Device>));
+  m.impl("_fake_quant_learned_backward", TORCH_BOX(&fake_quant_learned_backward_packed<Device>));
 }
 
 }  // namespace yhw

@@ -44,16 +44,8 @@ YHW_HD int frac_from(FracSource::Kind kind, Value value, int magnitude_bits) {
 
 inline FakeQuantMode check_fake_quant_mode(const char* op, int64_t bits, bool is_signed, int64_t rounding,
                                            int64_t overflow) {
-  STD_TORCH_CHECK(bits >= kMinBits && bits <= kMaxBits, op, ": bits must be in [", kMinBits, ", ", kMaxBits, "], got ",
-                  bits);
-  STD_TORCH_CHECK(rounding >= 0 && rounding <= 3, op, ": rounding must be in [0, 3], got ", rounding);
-  STD_TORCH_CHECK(overflow >= 0 && overflow <= 2, op, ": overflow must be in [0, 2], got ", overflow);
-  const int width = static_cast<int>(bits), magnitude_bits = width - (is_signed ? 1 : 0);
-  const int hi = (1 << magnitude_bits) - 1;
-  return {{is_signed ? -hi - 1 : 0, hi, width},
-          static_cast<Rounding>(rounding),
-          static_cast<Overflow>(overflow),
-          magnitude_bits};
+  const CodeRange range = check_format(op, bits, kMaxBits, is_signed, rounding, overflow);
+  return {range, static_cast<Rounding>(rounding), static_cast<Overflow>(overflow), range.bits - (is_signed ? 1 : 0)};
 }
 
 inline void check_fake_quant_type(const char* op, const Tensor& x) {
@@ -99,16 +91,10 @@ inline FracSource check_learned(const char* op, const Tensor& x, const Tensor& p
   return {gradient == 0 ? FracSource::Kind::kTqt : FracSource::Kind::kLsq, 0, &parameter, axis};
 }
 
-// Another tensor of the same elements as x: a gradient, or a result.
-inline void check_like(const char* op, const char* name, const Tensor& other, const Tensor& x) {
-  STD_TORCH_CHECK(other.scalar_type() == x.scalar_type(), op, ": ", name, " must have the dtype of x");
-  STD_TORCH_CHECK(other.device() == x.device(), op, ": ", name, " must be on the device of x");
-  STD_TORCH_CHECK(same_shape(geometry(other), geometry(x)), op, ": ", name, " must have the shape of x");
-}
-
-inline void check_out(const char* op, const Tensor& out, const Tensor& x) {
-  check_like(op, "out", out, x);
-  STD_TORCH_CHECK(is_dense(geometry(out)), op, ": out must be dense (no gaps or overlaps between its elements)");
+// A result like x.
+inline void check_out(const char* op, const char* name, const Tensor& out, const Tensor& x) {
+  check_like(op, name, out, x, "x");
+  STD_TORCH_CHECK(is_dense(geometry(out)), op, ": ", name, " must be dense (no gaps or overlaps between its elements)");
 }
 
 }  // namespace yhw

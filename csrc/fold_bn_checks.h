@@ -6,8 +6,8 @@
 #include <cmath>
 #include <vector>
 
-#include "checks.h"
 #include "core/fold_bn.h"
+#include "tensor_layout.h"
 
 namespace yhw {
 
@@ -117,29 +117,10 @@ inline void check_fold_frac(const char* op, const Tensor& frac, const Tensor& we
                   channels, " values, got ", frac.numel());
 }
 
-// A gradient or an output must look like the tensor it belongs to.
-inline void check_like(const char* op, const char* name, const Tensor& found, const Tensor& expected,
-                       const char* expected_name) {
-  STD_TORCH_CHECK(found.scalar_type() == expected.scalar_type(), op, ": ", name, " must have the dtype of ",
-                  expected_name);
-  STD_TORCH_CHECK(found.device() == expected.device(), op, ": ", name, " must be on the device of ", expected_name);
-  bool same = found.dim() == expected.dim();
-  for (int64_t d = 0; same && d < found.dim(); ++d) {
-    same = found.size(d) == expected.size(d);
-  }
-  STD_TORCH_CHECK(same, op, ": ", name, " must have the shape of ", expected_name);
-}
-
 inline FoldMode fold_mode(const char* op, int64_t bits, bool is_signed, int64_t rounding, int64_t overflow) {
   // Unsigned codes have one bit less, so that every code fits an int16.
   const int64_t max_bits = is_signed ? kMaxBits : kMaxBits - 1;
-  STD_TORCH_CHECK(bits >= kMinBits && bits <= max_bits, op, ": bits must be in [", kMinBits, ", ", max_bits, "], got ",
-                  bits);
-  STD_TORCH_CHECK(rounding >= 0 && rounding <= 3, op, ": rounding must be in [0, 3], got ", rounding);
-  STD_TORCH_CHECK(overflow >= 0 && overflow <= 2, op, ": overflow must be in [0, 2], got ", overflow);
-  const int width = static_cast<int>(bits);
-  const CodeRange range =
-      is_signed ? CodeRange{-(1 << (width - 1)), (1 << (width - 1)) - 1, width} : CodeRange{0, (1 << width) - 1, width};
+  const CodeRange range = check_format(op, bits, max_bits, is_signed, rounding, overflow);
   return {true, range, static_cast<Rounding>(rounding), static_cast<Overflow>(overflow)};
 }
 

@@ -24,13 +24,9 @@ YHW_LIBRARY(m) {
   m.def(
       "fake_quant_pow2_backward.out(Tensor grad, Tensor x, int frac, Tensor? fracs, int axis, int bits, bool signed, "
       "int rounding, int overflow, *, Tensor(a!) out) -> ()");
-  // The same kernels without a gradient formula (fake_quant_pow2.h).
-  m.def(
-      "_fake_quant_pow2(Tensor x, int frac, Tensor? fracs, int axis, int bits, bool signed, int rounding, "
-      "int overflow) -> Tensor");
-  m.def(
-      "_fake_quant_pow2_backward(Tensor grad, Tensor x, int frac, Tensor? fracs, int axis, int bits, bool signed, "
-      "int rounding, int overflow) -> Tensor");
+  // The same kernels without a gradient formula; format: a PackedFormat (fake_quant_pow2.h).
+  m.def("_fake_quant_pow2(Tensor x, Tensor? fracs, int format) -> Tensor");
+  m.def("_fake_quant_pow2_backward(Tensor grad, Tensor x, Tensor? fracs, int format) -> Tensor");
   // fracs: one [1] or [xs[i].size(axis)] int32 for each of xs.
   m.def(
       "fake_quant_pow2_many(Tensor[] xs, Tensor[] fracs, int axis, int bits, bool signed, int rounding, int overflow) "
@@ -46,9 +42,10 @@ YHW_LIBRARY(m) {
   m.def(
       "fake_quant_learned.out(Tensor x, Tensor parameter, int axis, int bits, bool signed, int rounding, int overflow, "
       "int gradient, *, Tensor(a!) out) -> ()");
+  m.def("_fake_quant_learned(Tensor x, Tensor parameter, int format) -> Tensor");
   m.def(
-      "_fake_quant_learned(Tensor x, Tensor parameter, int axis, int bits, bool signed, int rounding, int overflow, "
-      "int gradient, float grad_scale) -> Tensor");
+      "_fake_quant_learned_backward(Tensor grad, Tensor x, Tensor parameter, int format, float grad_scale) "
+      "-> (Tensor, Tensor)");
   // grad: like x; the gradients of x and of parameter.
   m.def(
       "fake_quant_learned_backward(Tensor grad, Tensor x, Tensor parameter, int axis, int bits, bool signed, "

@@ -73,6 +73,16 @@ inline bool same_shape(const Geometry& a, const Geometry& b) {
   return a.dim == b.dim && std::equal(a.sizes, a.sizes + a.dim, b.sizes);
 }
 
+// A gradient or a result that must look like the tensor it belongs to, wherever its elements lie.
+inline void check_like(const char* op, const char* name, const Tensor& found, const Tensor& expected,
+                       const char* expected_name) {
+  STD_TORCH_CHECK(found.scalar_type() == expected.scalar_type(), op, ": ", name, " must have the dtype of ",
+                  expected_name);
+  STD_TORCH_CHECK(found.device() == expected.device(), op, ": ", name, " must be on the device of ", expected_name);
+  STD_TORCH_CHECK(same_shape(geometry(found), geometry(expected)), op, ": ", name, " must have the shape of ",
+                  expected_name);
+}
+
 // Whether equal positions in memory are equal elements; both of one shape.
 inline bool same_layout(const Geometry& a, const Geometry& b) {
   for (int64_t d = 0; d < a.dim; ++d) {

@@ -58,6 +58,16 @@ inline __attribute__((always_inline)) float power_of_two<float>(int frac) {
   __builtin_memcpy(&value, &bits, sizeof(value));
   return value;
 }
+template <>
+inline __attribute__((always_inline)) double power_of_two<double>(int frac) {
+  if (frac < -1022 || frac > 1023) {
+    return std::ldexp(1.0, frac);
+  }
+  const long long bits = (frac + 1023) * (1ll << 52);
+  double value = 0;
+  __builtin_memcpy(&value, &bits, sizeof(value));
+  return value;
+}
 #endif
 
 // a * b rounded on its own. g++ is told so by -ffp-contract=off; nvcc would fuse the product with a sum that follows,
@@ -116,6 +126,14 @@ YHW_HD Real low_bits(Real x, int bits) {
   return x - std::copysign(whole, x) * modulus;
 }
 
+// The code of a scaled value in [low, high]. Rounding is monotone and keeps integers, so it commutes with the clamp;
+// the comparisons keep NaN.
+template <Rounding kRounding, typename Real>
+YHW_HD Real saturated_code(Real scaled, Real low, Real high) {
+  const Real raised = scaled < low ? low : scaled;
+  return round_real<kRounding>(raised > high ? high : raised);
+}
+
 // The code of a scaled value, round and overflow, as a real number. NaN gives NaN; infinity does under kWrap, as it has
 // no low bits.
 template <Rounding kRounding, Overflow kOverflow, typename Real>
@@ -127,9 +145,7 @@ YHW_HD Real real_code(Real scaled, const CodeRange& range) {
     const Real code = round_real<kRounding>(low_bits(scaled, range.bits));
     return code + (code < low ? modulus : (code > high ? -modulus : Real(0)));
   }
-  // Rounding is monotone and keeps integers, so it commutes with the clamp; the comparisons keep NaN.
-  const Real raised = scaled < low ? low : scaled;
-  return round_real<kRounding>(raised > high ? high : raised);
+  return saturated_code<kRounding>(scaled, low, high);
 }
 
 // x on the grid of the format; `scale` is 2^frac and `step` 2^-frac. NaN gives NaN, zero gives +0.
@@ -159,12 +175,19 @@ YHW_HD PassRange<Real> pass_range(const CodeRange& range) {
   return {tie_passes ? tie : std::nextafter(tie, Real(1)), last};
 }
 
+// Whether the gradient of a scaled value passes; not for NaN. One comparison: with two, g++ 12 leaves loops that use
+// the answer twice scalar for AVX2.
+template <typename Real>
+YHW_HD bool passes(Real scaled, const PassRange<Real>& pass) {
+  const Real raised = scaled < pass.first ? pass.first : scaled;
+  return (raised > pass.last ? pass.last : raised) == scaled;
+}
+
 // Straight-through gradient of fake_quant: `grad` where the scaled value passes, else 0. Under kWrap the gradient
 // passes everywhere; under the others not for NaN.
 template <Overflow kOverflow, typename Real>
 YHW_HD Real fake_quant_grad(Real grad, Real x, Real scale, const PassRange<Real>& pass) {
-  const Real scaled = product(x, scale);
-  return kOverflow == Overflow::kWrap || (scaled >= pass.first && scaled <= pass.last) ? grad : Real(0);
+  return kOverflow == Overflow::kWrap || passes(product(x, scale), pass) ? grad : Real(0);
 }
 
 template <Rounding kRounding, Overflow kOverflow, typename Real>

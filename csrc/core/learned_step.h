@@ -52,16 +52,41 @@ YHW_HD PassRange<Real> learned_pass_range(StepGradient gradient, const CodeRange
   return {std::nextafter(low, high), std::nextafter(high, low)};
 }
 
-// d fake_quant / d step in units of the step: the rounding error inside of the format, the end code outside; NaN for
-// NaN.
-template <Rounding kRounding, typename Real>
-YHW_HD Real step_slope(Real scaled, const PassRange<Real>& pass, Real low, Real high) {
-  const Real inside = round_real<kRounding>(scaled) - scaled;
-  return scaled < pass.first ? low : (scaled > pass.last ? high : inside);
+// What every element of a channel is treated with.
+template <typename Real>
+struct LearnedFormat {
+  Real scale;  // 2^frac
+  PassRange<Real> pass;
+  Real low;  // the end codes
+  Real high;
+};
+
+// The format of a channel but for its scale.
+template <Rounding kRounding, Overflow kOverflow, typename Real>
+YHW_HD LearnedFormat<Real> learned_format(StepGradient gradient, const CodeRange& range) {
+  return {Real(1), learned_pass_range<kRounding, kOverflow, Real>(gradient, range),
+          static_cast<Real>(lowest_code<kOverflow>(range)), static_cast<Real>(range.hi)};
 }
 
-// Factor from the sum of grad * step_slope to the gradient of the trained number. TQT: d step / d log2 t = step * ln 2.
-// LSQ: d step / d scale = 1, straight through the power of two, times the caller's gradient scale.
+// The gradients of one element: to x, and its part of the gradient to the step.
+template <typename Real>
+struct LearnedGradient {
+  Real x;
+  Real step;
+};
+
+// The part is grad times d fake_quant / d step in units of the step: the rounding error inside of the format, the end
+// code outside, NaN for NaN. What does not pass has an end code, so one subtraction serves both.
+template <Rounding kRounding, typename Real>
+YHW_HD LearnedGradient<Real> learned_gradient(Real grad, Real x, const LearnedFormat<Real>& format) {
+  const Real scaled = product(x, format.scale);
+  const bool inside = passes(scaled, format.pass);
+  const Real slope = saturated_code<kRounding>(scaled, format.low, format.high) - (inside ? scaled : Real(0));
+  return {inside ? grad : Real(0), product(grad, slope)};
+}
+
+// Factor from the sum of LearnedGradient::step to the gradient of the trained number. TQT: d step / d log2 t = step *
+// ln 2. LSQ: d step / d scale = 1, straight through the power of two, times the caller's gradient scale.
 YHW_HD double step_gradient_factor(StepGradient gradient, int frac, double grad_scale) {
   constexpr double kLn2 = 0.69314718055994530942;
   return gradient == StepGradient::kTqt ? power_of_two<double>(-frac) * kLn2 : grad_scale;
@@ -75,17 +100,28 @@ constexpr int kSumChunk = 2048;
 constexpr int kSumGroup = 32;
 static_assert(kSumChunk % kSumLanes == 0, "a chunk is whole rows of lanes");
 
+// sums[0, kCount) into sums[0]. A recursion of types, so that no loop is left: one chunk has few elements.
+template <int kCount>
+struct AddHalves {
+  YHW_HD void run(double* sums) {
+    for (int i = 0; i < kCount / 2; ++i) {
+      sums[i] += sums[i + kCount / 2];
+    }
+    AddHalves<kCount / 2>::run(sums);
+  }
+};
+template <>
+struct AddHalves<1> {
+  YHW_HD void run(double*) {}
+};
+
 template <typename Real>
 YHW_HD double add_lanes(const Real* lanes) {
   double sums[kSumLanes];
   for (int i = 0; i < kSumLanes; ++i) {
     sums[i] = static_cast<double>(lanes[i]);
   }
-  for (int half = kSumLanes / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) {
-      sums[i] += sums[i + half];
-    }
-  }
+  AddHalves<kSumLanes>::run(sums);
   return sums[0];
 }
 

@@ -22,14 +22,18 @@ const FakeQuantKernels& kernels() {
 #endif
 }
 
+// Parts that the learned backward is divided into at least, for the threads; more where there are more channels.
+constexpr int64_t kParts = 128;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 // Calls body(begin, end) for the tiles of [0, count), on all threads where that pays.
 template <typename Body>
 void for_each_tile(int64_t count, int64_t tile, const Body& body) {
   if (count <= kGrain) {
     return body(0, count);
   }
-  const int64_t tiles = (count + tile - 1) / tile;
-  torch::stable::parallel_for(0, tiles, kGrain / tile,
+  torch::stable::parallel_for(0, ceil_div(count, tile), kGrain / tile,
                               [&](int64_t begin, int64_t end) { body(begin * tile, std::min(end * tile, count)); });
 }
 
@@ -113,9 +117,9 @@ template <typename Real>
 std::unique_ptr<Real[]> format_rows(const int* fracs, int64_t channels, int64_t inner) {
   const int64_t count = channels * inner;
   std::unique_ptr<Real[]> rows(new Real[static_cast<size_t>(2 * count)]);
-  for (int64_t i = 0; i < count; ++i) {
-    rows[static_cast<size_t>(i)] = power_of_two<Real>(fracs[i / inner]);
-    rows[static_cast<size_t>(count + i)] = power_of_two<Real>(-fracs[i / inner]);
+  for (int64_t c = 0; c < channels; ++c) {
+    std::fill_n(rows.get() + c * inner, inner, power_of_two<Real>(fracs[c]));
+    std::fill_n(rows.get() + count + c * inner, inner, power_of_two<Real>(-fracs[c]));
   }
   return rows;
 }
@@ -147,7 +151,7 @@ class Job {
   // Prepares the rows of formats that the kernels for element ranges want.
   void set_rows() {
     const auto [outer, channels, inner] = task.layout;
-    if (channels == 1 || inner >= kShortRun) {
+    if (channels == 1 || inner >= (outer == 1 ? kShortRunOnce : kShortRun)) {
       return;
     }
     if (task.type == ElementType::kFloat64) {
@@ -198,6 +202,19 @@ double add_groups(double* values, int64_t count) {
   return count == 0 ? 0 : values[0];
 }
 
+// The gradients of the trained numbers from the sums of their chunks, which it overwrites.
+template <typename Value>
+void write_step_gradients(const FakeQuantTask& task, double grad_scale, double* partials,
+                          // outputs
+                          Tensor& grad_parameter) {
+  auto* values = static_cast<Value*>(grad_parameter.mutable_data_ptr());
+  const int64_t count = grad_parameter.numel(), stride = grad_parameter.stride(0);
+  for (int64_t c = 0; c < count; ++c) {  // without elements chunks is 0, and so are the sums
+    const double factor = step_gradient_factor(task.gradient, task.fracs[c], grad_scale);
+    values[c * stride] = static_cast<Value>(add_groups(partials + c * task.chunks, task.chunks) * factor);
+  }
+}
+
 struct Cpu {
   static void forward(const Tensor& x, const FracSource& source, const FakeQuantMode& mode,
                       // outputs
@@ -229,25 +246,24 @@ struct Cpu {
     Job job("fake_quant_learned_backward", x, source, mode, grad_x);
     job.set_grad(grad, grad_x);
     const auto [outer, channels, inner] = job.task.layout;
-    const int64_t chunks = (outer * inner + kSumChunk - 1) / kSumChunk;
+    const int64_t chunks = ceil_div(outer * inner, kSumChunk);
     const std::unique_ptr<double[]> partials(new double[static_cast<size_t>(channels * chunks)]);
     job.task.partials = partials.get();
+    job.task.chunks = chunks;
+    job.task.part_chunks = std::max<int64_t>(1, ceil_div(chunks, ceil_div(kParts, channels)));
+    const int64_t parts = channels * ceil_div(chunks, job.task.part_chunks);
     const auto kernel = kernels().learned_backward;
-    for_each_tile(channels * chunks * kSumChunk, kSumChunk,
-                  [&](int64_t begin, int64_t end) { kernel(job.task, begin / kSumChunk, end / kSumChunk); });
-    for (int64_t c = 0; c < grad_parameter.numel(); ++c) {  // without elements chunks is 0, and so are the sums
-      const double factor = step_gradient_factor(job.task.gradient, job.task.fracs[c], grad_scale);
-      write(grad_parameter, c, add_groups(partials.get() + c * chunks, chunks) * factor);
-    }
-  }
-
- private:
-  static void write(Tensor& values, int64_t i, double value) {
-    const int64_t at = i * values.stride(0);
-    if (values.scalar_type() == ScalarType::Float) {
-      static_cast<float*>(values.mutable_data_ptr())[at] = static_cast<float>(value);
+    if (job.task.count <= kGrain) {
+      kernel(job.task, 0, parts);
     } else {
-      static_cast<double*>(values.mutable_data_ptr())[at] = value;
+      const int64_t part_count = std::max<int64_t>(1, job.task.count / parts);
+      torch::stable::parallel_for(0, parts, ceil_div(kGrain, part_count),
+                                  [&](int64_t begin, int64_t end) { kernel(job.task, begin, end); });
+    }
+    if (grad_parameter.scalar_type() == ScalarType::Float) {
+      write_step_gradients<float>(job.task, grad_scale, partials.get(), grad_parameter);
+    } else {
+      write_step_gradients<double>(job.task, grad_scale, partials.get(), grad_parameter);
     }
   }
 };

@@ -9,7 +9,24 @@
 namespace yhw {
 namespace {
 
-// The loops over elements. `ivdep`: the output may be the input itself, never an overlapping part of it.
+// Calls element(i) for i in [0, count) and asks for what follows of `inputs` in time. `ivdep`: the output may be an
+// input itself, never an overlapping part of it.
+template <typename Element, typename... Real>
+YHW_HD void for_each_element(int64_t count, const Element& element, const Real*... inputs) {
+  constexpr int64_t kBlock = 64;
+  int64_t i = 0;
+  for (; i + kBlock <= count; i += kBlock) {
+    (prefetch_ahead(inputs + i, kBlock * sizeof(Real)), ...);
+#pragma GCC ivdep
+    for (int64_t k = i; k < i + kBlock; ++k) {
+      element(k);
+    }
+  }
+#pragma GCC ivdep
+  for (; i < count; ++i) {
+    element(i);
+  }
+}
 
 template <typename Real>
 struct Quantise {
@@ -22,19 +39,14 @@ struct Quantise {
 template <Rounding kRounding, Overflow kOverflow, typename Real>
 void quantise_run(const Real* x, int64_t count, Real scale, Real step, const CodeRange& range, Real* y) {
   const CodeRange codes = range;
-#pragma GCC ivdep
-  for (int64_t i = 0; i < count; ++i) {
-    y[i] = fake_quant<kRounding, kOverflow>(x[i], scale, step, codes);
-  }
+  for_each_element(count, [=](int64_t i) { y[i] = fake_quant<kRounding, kOverflow>(x[i], scale, step, codes); }, x);
 }
 
 template <Rounding kRounding, Overflow kOverflow, typename Real>
 void quantise_row(const Real* x, int64_t count, const Real* scale, const Real* step, const CodeRange& range, Real* y) {
   const CodeRange codes = range;
-#pragma GCC ivdep
-  for (int64_t i = 0; i < count; ++i) {
-    y[i] = fake_quant<kRounding, kOverflow>(x[i], scale[i], step[i], codes);
-  }
+  for_each_element(
+      count, [=](int64_t i) { y[i] = fake_quant<kRounding, kOverflow>(x[i], scale[i], step[i], codes); }, x);
 }
 
 template <typename Real>
@@ -50,20 +62,17 @@ Quantise<Real> quantise_loops(const FakeQuantTask& task) {
 template <typename Real>
 void pass_run(const Real* grad, const Real* x, int64_t count, Real scale, const PassRange<Real>& range, Real* grad_x) {
   const PassRange<Real> pass = range;
-#pragma GCC ivdep
-  for (int64_t i = 0; i < count; ++i) {
-    grad_x[i] = fake_quant_grad<Overflow::kSaturate>(grad[i], x[i], scale, pass);
-  }
+  for_each_element(
+      count, [=](int64_t i) { grad_x[i] = fake_quant_grad<Overflow::kSaturate>(grad[i], x[i], scale, pass); }, grad, x);
 }
 
 template <typename Real>
 void pass_row(const Real* grad, const Real* x, int64_t count, const Real* scale, const PassRange<Real>& range,
               Real* grad_x) {
   const PassRange<Real> pass = range;
-#pragma GCC ivdep
-  for (int64_t i = 0; i < count; ++i) {
-    grad_x[i] = fake_quant_grad<Overflow::kSaturate>(grad[i], x[i], scale[i], pass);
-  }
+  for_each_element(
+      count, [=](int64_t i) { grad_x[i] = fake_quant_grad<Overflow::kSaturate>(grad[i], x[i], scale[i], pass); }, grad,
+      x);
 }
 
 // Calls run(first element, count, channel) for elements [begin, end) that share a channel, or row(first, count, first
@@ -140,80 +149,209 @@ void backward(const FakeQuantTask& task, int64_t begin, int64_t end) {
   }
 }
 
-// What one chunk of a channel of the learned backward works with.
+// Where the sum over a chunk stands.
 template <typename Real>
-struct LearnedFormat {
-  Real scale;
-  PassRange<Real> pass;
-  Real low;
-  Real high;
+struct LaneSums {
+  alignas(kCacheLine) Real lanes[kSumLanes];
+  int64_t next;  // lane of the next element
 };
 
-// grad_x of `count` elements and the sums of their step gradients in lanes, element i in lane i % kSumLanes.
+// grad_x of whole rows of lanes; adds their step gradients to the lanes' sums.
 template <Rounding kRounding, typename Real>
-void learned_run(const Real* grad, const Real* x, int64_t count, const LearnedFormat<Real>& format, Real* grad_x,
-                 Real* lanes) {
+void learned_rows(const Real* grad, const Real* x, int64_t rows, const LearnedFormat<Real>& format, Real* grad_x,
+                  Real* lanes) {
   const LearnedFormat<Real> f = format;
-  const auto element = [&](int64_t i, Real& sum) {
-    const Real scaled = product(x[i], f.scale);
-    sum += grad[i] * step_slope<kRounding>(scaled, f.pass, f.low, f.high);
-    grad_x[i] = fake_quant_grad<Overflow::kSaturate>(grad[i], x[i], f.scale, f.pass);
-  };
-  Real sums[kSumLanes] = {};
-  int64_t i = 0;
-  for (; i + kSumLanes <= count; i += kSumLanes) {
+  Real sums[kSumLanes];
+  __builtin_memcpy(sums, lanes, sizeof(sums));
+  for (int64_t i = 0; i < rows * kSumLanes; i += kSumLanes) {
+    prefetch_ahead(grad + i, sizeof(sums));
+    prefetch_ahead(x + i, sizeof(sums));
 #pragma GCC ivdep
     for (int lane = 0; lane < kSumLanes; ++lane) {
-      element(i + lane, sums[lane]);
+      const auto gradient = learned_gradient<kRounding>(grad[i + lane], x[i + lane], f);
+      sums[lane] += gradient.step;
+      grad_x[i + lane] = gradient.x;
     }
-  }
-  for (int lane = 0; i < count; ++i, ++lane) {
-    element(i, sums[lane]);
   }
   __builtin_memcpy(lanes, sums, sizeof(sums));
 }
 
+// One element of each of some channels: grad_x, and the step gradients added to the channels' sums.
+template <Rounding kRounding, typename Real>
+void learned_across(const Real* grad, const Real* x, int64_t channels, const Real* scales,
+                    const LearnedFormat<Real>& format, Real* grad_x, Real* sums) {
+  const LearnedFormat<Real> f = format;
+  const auto element = [=](int64_t c) {
+    const auto gradient = learned_gradient<kRounding>(grad[c], x[c], {scales[c], f.pass, f.low, f.high});
+    sums[c] += gradient.step;
+    grad_x[c] = gradient.x;
+  };
+  for_each_element(channels, element, grad, x);
+}
+
+// The learned backward of runs of elements.
 template <typename Real>
-using LearnedRun = void (*)(const Real*, const Real*, int64_t, const LearnedFormat<Real>&, Real*, Real*);
+struct LearnedLoop {
+  LearnedFormat<Real> format;  // of the channel
+  void (*rows)(const Real*, const Real*, int64_t, const LearnedFormat<Real>&, Real*, Real*);
+  void (*across)(const Real*, const Real*, int64_t, const Real*, const LearnedFormat<Real>&, Real*, Real*);
+
+  explicit LearnedLoop(const FakeQuantTask& task) {
+    with_modes(task.rounding, task.overflow, [&](auto rounding, auto overflow) {
+      format = learned_format<rounding(), overflow(), Real>(task.gradient, task.range);
+      rows = learned_rows<rounding(), Real>;
+      across = learned_across<rounding(), Real>;
+    });
+  }
+
+  // The next `count` elements of a chunk.
+  void run(const Real* grad, const Real* x, int64_t count, Real* grad_x, LaneSums<Real>& sums) const {
+    int64_t done = 0;
+    if (sums.next != 0) {
+      done = smaller(count, kSumLanes - sums.next);
+      part(grad, x, done, grad_x, sums);
+    }
+    const int64_t whole = (count - done) / kSumLanes;
+    rows(grad + done, x + done, whole, format, grad_x + done, sums.lanes);
+    done += whole * kSumLanes;
+    if (done < count) {
+      part(grad + done, x + done, count - done, grad_x + done, sums);
+    }
+  }
+
+ private:
+  // Some lanes of a row. A gradient of zero leaves the sums of the others as they are: none is ever -0.
+  void part(const Real* grad, const Real* x, int64_t count, Real* grad_x, LaneSums<Real>& sums) const {
+    Real row_grad[kSumLanes] = {}, row_x[kSumLanes] = {}, row_out[kSumLanes];
+    const size_t bytes = static_cast<size_t>(count) * sizeof(Real);
+    __builtin_memcpy(row_grad + sums.next, grad, bytes);
+    __builtin_memcpy(row_x + sums.next, x, bytes);
+    rows(row_grad, row_x, 1, format, row_out, sums.lanes);
+    __builtin_memcpy(grad_x, row_out + sums.next, bytes);
+    sums.next = (sums.next + count) % kSumLanes;
+  }
+};
+
+// Some channels, and of each the elements [first, last) counted in memory order; first is the begin of a chunk.
+struct ChannelElements {
+  int64_t first_channel;
+  int64_t last_channel;
+  int64_t first;
+  int64_t last;
+};
+
+// Where runs are short: chunk after chunk, each brought together in a buffer.
+template <typename Element>
+void learned_short_runs(const FakeQuantTask& task, const ChannelElements& part,
+                        LearnedLoop<typename Element::Real>& loop) {
+  using Real = typename Element::Real;
+  alignas(kCacheLine) Real x_buffer[kSumChunk], grad_buffer[kSumChunk], out_buffer[kSumChunk];
+  for (int64_t first = part.first; first < part.last; first += kSumChunk) {
+    const int64_t count = smaller(kSumChunk, part.last - first);
+    for (int64_t channel = part.first_channel; channel < part.last_channel; ++channel) {
+      const ChannelPieces pieces{task.layout.inner, task.layout.channels, channel, first, count};
+      pieces.load<Element>(task.x, x_buffer);
+      pieces.load<Element>(task.grad, grad_buffer);
+      LaneSums<Real> sums{};
+      loop.format.scale = power_of_two<Real>(task.fracs[channel]);
+      loop.run(grad_buffer, x_buffer, count, out_buffer, sums);
+      pieces.store<Element>(out_buffer, task.out);
+      task.partials[channel * task.chunks + first / kSumChunk] = add_lanes(sums.lanes);
+    }
+  }
+}
+
+// Where runs are long: through memory in its order, with the sums of some channels under way. Runs may end inside a
+// chunk and chunks inside a run.
+template <typename Element>
+void learned_long_runs(const FakeQuantTask& task, const ChannelElements& part,
+                       LearnedLoop<typename Element::Real>& loop) {
+  using Real = typename Element::Real;
+  const int64_t inner = task.layout.inner;
+  constexpr int64_t kChannels = 64;
+  LaneSums<Real> sums[kChannels];
+  OutputTile<Element> output(task);
+  alignas(kCacheLine) Real x_buffer[kSumChunk], grad_buffer[kSumChunk];
+  const auto run = [&](int64_t channel, int64_t from, int64_t to, LaneSums<Real>& sum) {
+    loop.format.scale = power_of_two<Real>(task.fracs[channel]);
+    const int64_t start = (from / inner * task.layout.channels + channel) * inner + from % inner - from;
+    while (from < to) {
+      const int64_t chunk = from / kSumChunk, end = smaller(to, (chunk + 1) * kSumChunk), count = end - from;
+      if (from % kSumChunk == 0) {
+        sum = {};
+      }
+      const Real* x = load_tile<Element>(task.x, start + from, count, x_buffer);
+      const Real* grad = load_tile<Element>(task.grad, start + from, count, grad_buffer);
+      loop.run(grad, x, count, output.at(start + from), sum);
+      output.store(start + from, count);
+      task.partials[channel * task.chunks + chunk] = add_lanes(sum.lanes);  // until the chunk ends, one to overwrite
+      from = end;
+    }
+  };
+  for (int64_t first = part.first_channel; first < part.last_channel; first += kChannels) {
+    const int64_t last = smaller(first + kChannels, part.last_channel);
+    for (int64_t from = part.first; from < part.last;) {
+      const int64_t to = smaller(part.last, (from / inner + 1) * inner);
+      for (int64_t channel = first; channel < last; ++channel) {
+        run(channel, from, to, sums[channel - first]);
+      }
+      from = to;
+    }
+  }
+}
+
+// Where the channels of an element are neighbours, as in channels-last: across the channels, every lane a row of sums.
+template <typename Element>
+void learned_neighbours(const FakeQuantTask& task, const ChannelElements& part,
+                        LearnedLoop<typename Element::Real>& loop) {
+  using Real = typename Element::Real;
+  constexpr int64_t kChannels = 128;
+  alignas(kCacheLine) Real sums[kSumLanes][kChannels], scales[kChannels], x_buffer[kSumChunk], grad_buffer[kSumChunk];
+  OutputTile<Element> output(task);
+  for (int64_t begin = part.first_channel; begin < part.last_channel; begin += kChannels) {
+    const int64_t width = smaller(kChannels, part.last_channel - begin);
+    const int64_t tile = width == task.layout.channels ? kSumChunk / width : 1;  // elements of a channel, one block
+    for (int64_t c = 0; c < width; ++c) {
+      scales[c] = power_of_two<Real>(task.fracs[begin + c]);
+    }
+    for (int64_t first = part.first; first < part.last; first += kSumChunk) {
+      const int64_t last = smaller(part.last, first + kSumChunk);
+      __builtin_memset(sums, 0, sizeof(sums));
+      for (int64_t j = first; j < last; j += tile) {
+        const int64_t rows = smaller(tile, last - j), start = j * task.layout.channels + begin;
+        const Real* x = load_tile<Element>(task.x, start, rows * width, x_buffer);
+        const Real* grad = load_tile<Element>(task.grad, start, rows * width, grad_buffer);
+        Real* grad_x = output.at(start);
+        for (int64_t r = 0; r < rows; ++r) {
+          const int64_t at = r * width;
+          loop.across(grad + at, x + at, width, scales, loop.format, grad_x + at, sums[(j + r) % kSumLanes]);
+        }
+        output.store(start, rows * width);
+      }
+      for (int64_t c = 0; c < width; ++c) {
+        Real lanes[kSumLanes];
+        for (int lane = 0; lane < kSumLanes; ++lane) {
+          lanes[lane] = sums[lane][c];
+        }
+        task.partials[(begin + c) * task.chunks + first / kSumChunk] = add_lanes(lanes);
+      }
+    }
+  }
+}
 
 template <typename Element>
 void learned_backward(const FakeQuantTask& task, int64_t begin, int64_t end) {
-  using Real = typename Element::Real;
   const auto [outer, channels, inner] = task.layout;
-  const int64_t length = outer * inner, chunks = (length + kSumChunk - 1) / kSumChunk;
-  LearnedFormat<Real> format{};
-  LearnedRun<Real> loop = nullptr;
-  with_modes(task.rounding, task.overflow, [&](auto rounding, auto overflow) {
-    format.pass = learned_pass_range<rounding(), overflow(), Real>(task.gradient, task.range);
-    format.low = static_cast<Real>(lowest_code<overflow()>(task.range));
-    format.high = static_cast<Real>(task.range.hi);
-    loop = learned_run<rounding(), Real>;
-  });
-  OutputTile<Element> output(task);
-  alignas(kCacheLine) Real x_buffer[kSumChunk], grad_buffer[kSumChunk], out_buffer[kSumChunk], lanes[kSumLanes];
-  for (int64_t index = begin; index < end; ++index) {
-    // In the order of memory: through a channel where it has long runs, else through the channels.
-    const bool along = inner >= kSumChunk;
-    const int64_t chunk = along ? index % chunks : index / channels;
-    const int64_t channel = along ? index / chunks : index % channels;
-    const int64_t first = chunk * kSumChunk, count = smaller(kSumChunk, length - first);
-    format.scale = power_of_two<Real>(task.fracs[channel]);
-    double& partial = task.partials[channel * chunks + chunk];
-    const int64_t run = first / inner, start = (run * channels + channel) * inner + first % inner;
-    if (first % inner + count <= inner) {  // one run of memory
-      const Real* x = load_tile<Element>(task.x, start, count, x_buffer);
-      const Real* grad = load_tile<Element>(task.grad, start, count, grad_buffer);
-      loop(grad, x, count, format, output.at(start), lanes);
-      output.store(start, count);
-      partial = add_lanes(lanes);
-      continue;
-    }
-    const ChannelPieces pieces{inner, channels, channel, first, count};
-    pieces.load<Element>(task.x, x_buffer);
-    pieces.load<Element>(task.grad, grad_buffer);
-    loop(grad_buffer, x_buffer, count, format, out_buffer, lanes);
-    pieces.store<Element>(out_buffer, task.out);
-    partial = add_lanes(lanes);
+  const int64_t length = outer * inner, part_length = task.part_chunks * kSumChunk;
+  LearnedLoop<typename Element::Real> loop(task);
+  const auto walk = inner >= kLongRun || outer == 1 ? learned_long_runs<Element>
+                    : inner == 1                    ? learned_neighbours<Element>
+                                                    : learned_short_runs<Element>;
+  while (begin < end) {
+    const int64_t part = begin / channels, channel = begin % channels, count = smaller(channels - channel, end - begin);
+    const int64_t first = part * part_length;
+    walk(task, {channel, channel + count, first, smaller(length, first + part_length)}, loop);
+    begin += count;
   }
 }
 

@@ -20,6 +20,10 @@ struct FakeQuantInput {
 constexpr int64_t kFakeQuantTile = kSumChunk;
 // Runs of elements with one format at least this long are handled one by one, shorter ones by rows of formats.
 constexpr int64_t kShortRun = 32;
+// The same where the row of formats would serve once.
+constexpr int64_t kShortRunOnce = 8;
+// Runs of a channel at least this long are summed where they lie, shorter ones are brought together first.
+constexpr int64_t kLongRun = 512;
 
 struct FakeQuantTask {
   ElementType type;
@@ -34,14 +38,16 @@ struct FakeQuantTask {
   const void* steps;   // 1 / scales
   FakeQuantInput x;
   FakeQuantInput grad;  // backward
+  int64_t chunks;       // of a channel, learned backward
+  int64_t part_chunks;  // of a channel in one part
   bool stream;          // the output is larger than the caches: write past them
   // outputs
   void* out;         // y or grad_x, dense
-  double* partials;  // [channels, chunks of a channel], learned backward
+  double* partials;  // [channels, chunks], learned backward
 };
 
 // One table for each instruction set. Forward and backward take a range of elements, the learned backward one of the
-// chunks of all channels (core/learned_step.h).
+// parts [ceil(chunks / part_chunks), channels] of whole chunks of one channel (core/learned_step.h).
 struct FakeQuantKernels {
   void (*forward)(const FakeQuantTask& task, int64_t begin, int64_t end);
   void (*backward)(const FakeQuantTask& task, int64_t begin, int64_t end);

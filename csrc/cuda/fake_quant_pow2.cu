@@ -119,10 +119,8 @@ struct LearnedLane {
   const Stored* grad;
   const Stored* x;
   DeviceFracs fracs;
-  PassRange<Real> range;
-  Real low;
-  Real high;
-  int64_t chunks;  // of a channel
+  LearnedFormat<Real> format;  // but its scale
+  int64_t chunks;              // of a channel
   // outputs
   Stored* grad_x;
   Real* lanes;  // [channels, chunks, kSumLanes]
@@ -132,13 +130,14 @@ struct LearnedLane {
     const int64_t lane = index % kSumLanes, chunk = index / kSumLanes % chunks, channel = index / kSumLanes / chunks;
     const int64_t length = layout.outer * layout.inner, next = (chunk + 1) * kSumChunk,
                   end = next < length ? next : length;
-    const Real scale = power_of_two<Real>(fracs.of_channel(channel));
+    LearnedFormat<Real> here = format;
+    here.scale = power_of_two<Real>(fracs.of_channel(channel));
     Real sum = 0;
     for (int64_t j = chunk * kSumChunk + lane; j < end; j += kSumLanes) {
       const int64_t i = (j / layout.inner * layout.channels + channel) * layout.inner + j % layout.inner;
-      const Real g = Element::load(grad[i]), v = Element::load(x[i]);
-      sum += product(g, step_slope<kRounding>(product(v, scale), range, low, high));
-      grad_x[i] = Element::store(fake_quant_grad<Overflow::kSaturate>(g, v, scale, range));
+      const auto gradient = learned_gradient<kRounding>(Element::load(grad[i]), Element::load(x[i]), here);
+      sum += gradient.step;
+      grad_x[i] = Element::store(gradient.x);
     }
     lanes[index] = sum;
   }
@@ -304,10 +303,8 @@ struct Cuda {
       with_modes(mode.rounding, mode.overflow, [&](auto rounding, auto overflow) {
         constexpr Rounding kRounding = decltype(rounding)::value;
         constexpr Overflow kOverflow = decltype(overflow)::value;
-        run_lanes<Element, kRounding>(dy, in, fracs,
-                                      learned_pass_range<kRounding, kOverflow, Real>(gradient, mode.range),
-                                      static_cast<Real>(lowest_code<kOverflow>(mode.range)),
-                                      static_cast<Real>(mode.range.hi), count, grad_x, reinterpret_cast<Real*>(lanes));
+        run_lanes<Element, kRounding>(dy, in, fracs, learned_format<kRounding, kOverflow, Real>(gradient, mode.range),
+                                      count, grad_x, reinterpret_cast<Real*>(lanes));
       });
       for_each(x, partials, AddLanes<Real>{reinterpret_cast<const Real*>(lanes), from});
     });
@@ -326,13 +323,13 @@ struct Cuda {
 
  private:
   template <typename Element, Rounding kRounding, typename Real>
-  static void run_lanes(const Tensor& grad, const Tensor& x, const DeviceFracs& fracs, const PassRange<Real>& range,
-                        Real low, Real high, int64_t chunks, Tensor& grad_x, Real* lanes) {
+  static void run_lanes(const Tensor& grad, const Tensor& x, const DeviceFracs& fracs,
+                        const LearnedFormat<Real>& format, int64_t chunks, Tensor& grad_x, Real* lanes) {
     using Stored = typename Element::Stored;
     for_each(x, fracs.layout.channels * chunks * kSumLanes,
              LearnedLane<Element, kRounding>{static_cast<const Stored*>(grad.const_data_ptr()),
-                                             static_cast<const Stored*>(x.const_data_ptr()), fracs, range, low, high,
-                                             chunks, static_cast<Stored*>(grad_x.mutable_data_ptr()), lanes});
+                                             static_cast<const Stored*>(x.const_data_ptr()), fracs, format, chunks,
+                                             static_cast<Stored*>(grad_x.mutable_data_ptr()), lanes});
   }
 };
 

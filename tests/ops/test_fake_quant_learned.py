@@ -136,6 +136,25 @@ def test_threshold_gradient_has_a_fixed_order(device: str, memory: str) -> None:
     assert grad_x.stride() == x.stride()
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(4500, 150), (5, 3, 600), (9, 4, 511), (3, 2, 2049), (2, 70, 2048), (600, 5, 9)])
+def test_a_channel_sums_as_if_alone(device: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    """Neighbouring channels, short runs, long ones that end inside of a chunk: the order of a channel is its own."""
+    generator = torch.Generator().manual_seed(15)
+    x, grad = (torch.randn(shape, generator=generator).to(device, dtype) for _ in range(2))
+    log2_t = torch.randn(shape[1], generator=generator).to(device)
+    args = (8, True, 0, 0, 0, 1.0)
+    grad_x, grad_t = LEARNED_BACKWARD(grad, x, log2_t, 1, *args)
+    strided = LEARNED_BACKWARD(grad.repeat_interleave(2, 0)[::2], x, log2_t, 1, *args)
+    assert torch.equal(strided[0], grad_x)
+    assert torch.equal(strided[1], grad_t)
+    for c in range(0, shape[1], 37 if shape[1] > 37 else 1):
+        alone = LEARNED_BACKWARD(grad[:, c].contiguous(), x[:, c].contiguous(), log2_t[c : c + 1], 0, *args)
+        assert torch.equal(grad_x[:, c], alone[0])
+        assert torch.equal(grad_t[c : c + 1], alone[1])
+
+
 def test_nan_reaches_the_threshold_and_no_elements_give_zero() -> None:
     log2_t = torch.zeros(3, requires_grad=True)
     fake_quant_tqt(torch.zeros(2, 3, 0), log2_t, axis=1).sum().backward()

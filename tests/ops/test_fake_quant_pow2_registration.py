@@ -12,6 +12,7 @@ from torch import Tensor
 
 from yolo_hw.fixedpoint import FixedPoint, Overflow, Rounding
 from yolo_hw.ops import fake_quant_lsq, fake_quant_pow2, fake_quant_pow2_many, fake_quant_tqt
+from yolo_hw.ops._lean_call import pack_format
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
@@ -40,7 +41,7 @@ def test_opcheck_plain(device: str, dtype: torch.dtype) -> None:
     torch.library.opcheck(OPS.fake_quant_pow2_many, ([x, x], [fracs, fracs], *FORMAT))
     torch.library.opcheck(OPS.fake_quant_pow2_many_backward, ([x, x], [x, x], [fracs, fracs], *FORMAT))
     for kernel, args in ((OPS._fake_quant_pow2, (x,)), (OPS._fake_quant_pow2_backward, (x, x))):
-        torch.library.opcheck(kernel, (*args, 4, None, *FORMAT))
+        torch.library.opcheck(kernel, (*args, None, pack_format(*FORMAT) + 4))
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -49,7 +50,9 @@ def test_opcheck_learned(device: str, gradient: int) -> None:
     x, parameter = sample(device), torch.tensor([0.3, 1.2, 2.0], device=device)
     for inputs in ((x, parameter), (x.clone().requires_grad_(), parameter.clone().requires_grad_())):
         torch.library.opcheck(OPS.fake_quant_learned.default, (*inputs, *FORMAT, gradient, 1.0))
-    torch.library.opcheck(OPS._fake_quant_learned, (x, parameter, *FORMAT, gradient, 1.0))
+    packed = pack_format(*FORMAT) + gradient
+    torch.library.opcheck(OPS._fake_quant_learned, (x, parameter, packed))
+    torch.library.opcheck(OPS._fake_quant_learned_backward, (x, x, parameter, packed, 1.0))
     torch.library.opcheck(OPS.fake_quant_learned.out, (x, parameter, *FORMAT, gradient), {"out": torch.empty_like(x)})
     args = (x, x, parameter, *FORMAT, gradient, 1.0)
     torch.library.opcheck(OPS.fake_quant_learned_backward.default, args)

@@ -1,15 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a call reaches an operator: with or without its gradient formula."""
+"""Whether a call needs a gradient."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-
-
-def traced() -> bool:
-    """Return whether a transform (torch.compile, torch.export, torch.vmap) must see the one operator."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def needs_gradient(*tensors: Tensor) -> bool:

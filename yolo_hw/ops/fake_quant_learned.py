@@ -12,15 +12,21 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from yolo_hw.fixedpoint import Overflow, Rounding
-from yolo_hw.ops._gradient import refuse_gradient, traced
+from yolo_hw.fixedpoint import MAX_BITS, MIN_BITS, Overflow, Rounding
+from yolo_hw.ops._gradient import refuse_gradient
+from yolo_hw.ops._lean_call import is_compiling, is_grad_enabled, lean, pack_format, transforms_active
 from yolo_hw.ops._library import load_library
 
 load_library()
 _op = torch.ops.yolo_hw.fake_quant_learned.default
 _op_out = torch.ops.yolo_hw.fake_quant_learned.out
-_kernel = torch.ops.yolo_hw._fake_quant_learned.default
+_kernel: Callable[..., Tensor] = lean(torch.ops.yolo_hw._fake_quant_learned.default)
 _backward_op = torch.ops.yolo_hw.fake_quant_learned_backward.default
+_backward_kernel = lean(torch.ops.yolo_hw._fake_quant_learned_backward.default)
+
+
+_Args = tuple[int, int, bool, int, int, int]
+"""axis, bits, signed, rounding, overflow, gradient."""
 
 
 class _StepGradient(IntEnum):
@@ -127,36 +133,41 @@ def fake_quant_lsq(
     return _call(x, scale, args, grad_scale, out)
 
 
-def _call(x: Tensor, parameter: Tensor, args: tuple[int, ...], grad_scale: float, out: Tensor | None) -> Tensor:
+def _call(x: Tensor, parameter: Tensor, args: _Args, grad_scale: float, out: Tensor | None) -> Tensor:
     if out is not None:
         refuse_gradient("fake_quant_tqt" if args[-1] == _StepGradient.TQT else "fake_quant_lsq", x, parameter, out)
         _op_out(x, parameter, *args, out=out)
         return out
-    call: Callable[..., Tensor] = _kernel
-    if traced():
-        call = _op
-    elif torch.is_grad_enabled() and (x.requires_grad or parameter.requires_grad):
-        call = _record
-    return call(x, parameter, *args, grad_scale)
+    # Another number of bits has no packed form; the operator refuses it.
+    if is_compiling() or transforms_active() or not MIN_BITS <= args[1] <= MAX_BITS:
+        y: Tensor = _op(x, parameter, *args, grad_scale)
+        return y
+    packed = pack_format(*args[:-1]) + args[-1]
+    if is_grad_enabled() and (x.requires_grad or parameter.requires_grad):
+        return _record(x, parameter, packed, grad_scale)
+    return _kernel(x, parameter, packed)
 
 
 class _Learned(Function):
     """The gradient in eager mode: the formula of the operator, with less between autograd and the kernels."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, parameter: Tensor, *rest: Any) -> Tensor:  # noqa: ANN401 - torch has no type for it
+    def forward(ctx: Any, x: Tensor, parameter: Tensor, packed: int, grad_scale: float) -> Tensor:  # noqa: ANN401 - torch has no type for it
         ctx.save_for_backward(x, parameter)
-        ctx.rest = rest
-        y: Tensor = _kernel(x, parameter, *rest)
-        return y
+        ctx.rest = packed, grad_scale
+        return _kernel(x, parameter, packed)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        return (*_backward_op(grad, *ctx.saved_tensors, *ctx.rest), None, None, None, None, None, None, None)
+        return _differentiable_once(ctx, grad) if is_grad_enabled() else _first_gradient(ctx, grad)
 
 
-_record = super(Function, _Learned).apply  # as in fake_quant_pow2
+def _first_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+    return (*_backward_kernel(grad, *ctx.saved_tensors, *ctx.rest), None, None)
+
+
+_differentiable_once = torch.autograd.function.once_differentiable(_first_gradient)
+_record: Callable[..., Tensor] = super(Function, _Learned).apply  # as in fake_quant_pow2
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ANN401
@@ -179,8 +190,8 @@ def _fake_backward(grad: Tensor, x: Tensor, parameter: Tensor, *args: Any) -> tu
 def _register() -> None:
     for name in ("fake_quant_learned", "_fake_quant_learned"):
         torch.library.register_fake(f"yolo_hw::{name}", _fake)
+        torch.library.register_fake(f"yolo_hw::{name}_backward", _fake_backward)
     torch.library.register_fake("yolo_hw::fake_quant_learned.out", lambda *args, out: None)
-    torch.library.register_fake("yolo_hw::fake_quant_learned_backward", _fake_backward)
     torch.library.register_fake("yolo_hw::fake_quant_learned_backward.out", lambda *args, grad_x, grad_parameter: None)
     torch.library.register_autograd("yolo_hw::fake_quant_learned", _backward, setup_context=_setup_context)
 

@@ -11,15 +11,23 @@ from torch import Tensor
 from torch.autograd import Function
 
 from yolo_hw.fixedpoint import FixedPoint, Overflow, Rounding
-from yolo_hw.ops._gradient import needs_gradient, refuse_gradient, traced
+from yolo_hw.ops._gradient import needs_gradient, refuse_gradient
+from yolo_hw.ops._lean_call import (
+    is_compiling,
+    is_grad_enabled,
+    lean,
+    pack_format,
+    transforms_active,
+    unpack_format,
+)
 from yolo_hw.ops._library import load_library
 
 load_library()
 _op = torch.ops.yolo_hw.fake_quant_pow2.default
 _op_out = torch.ops.yolo_hw.fake_quant_pow2.out
-_kernel = torch.ops.yolo_hw._fake_quant_pow2.default
+_kernel: Callable[..., Tensor] = lean(torch.ops.yolo_hw._fake_quant_pow2.default)
 _backward_op = torch.ops.yolo_hw.fake_quant_pow2_backward.default
-_backward_kernel = torch.ops.yolo_hw._fake_quant_pow2_backward.default
+_backward_kernel = lean(torch.ops.yolo_hw._fake_quant_pow2_backward.default)
 
 
 def fake_quant_pow2(
@@ -68,12 +76,11 @@ def fake_quant_pow2(
         refuse_gradient("fake_quant_pow2", x, out)
         _op_out(x, fmt.frac, frac, axis, fmt.bits, fmt.signed, rounding.number, overflow.number, out=out)
         return out
-    call: Callable[..., Tensor] = _kernel
-    if traced():
-        call = _op
-    elif x.requires_grad and torch.is_grad_enabled():
-        call = _record
-    return call(x, fmt.frac, frac, axis, fmt.bits, fmt.signed, rounding.number, overflow.number)
+    if is_compiling() or transforms_active():
+        y: Tensor = _op(x, fmt.frac, frac, axis, fmt.bits, fmt.signed, rounding.number, overflow.number)
+        return y
+    packed = pack_format(axis, fmt.bits, fmt.signed, rounding.number, overflow.number) + fmt.frac
+    return _record(x, frac, packed) if x.requires_grad and is_grad_enabled() else _kernel(x, frac, packed)
 
 
 def fake_quant_pow2_many(
@@ -122,21 +129,22 @@ class _StraightThrough(Function):
     """The gradient in eager mode: the formula of the operator, with less between autograd and the kernels."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, frac: int, fracs: Tensor | None, *rest: int) -> Tensor:  # noqa: ANN401 - torch has no type for it
+    def forward(ctx: Any, x: Tensor, fracs: Tensor | None, packed: int) -> Tensor:  # noqa: ANN401 - torch has no type for it
         ctx.save_for_backward(x, fracs)
-        ctx.frac, ctx.rest = frac, rest
-        y: Tensor = _kernel(x, frac, fracs, *rest)
-        return y
+        ctx.packed = packed
+        return _kernel(x, fracs, packed)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         x, fracs = ctx.saved_tensors
-        call = _backward_op if torch.is_grad_enabled() else _backward_kernel  # only a double backward needs a formula
-        return (call(grad, x, ctx.frac, fracs, *ctx.rest), None, None, None, None, None, None, None)
+        if is_grad_enabled():  # a double backward needs the operator with a formula
+            frac, *args = unpack_format(ctx.packed)
+            return _backward_op(grad, x, frac, fracs, *args), None, None
+        return _backward_kernel(grad, x, fracs, ctx.packed), None, None
 
 
-# Function.apply without its look at torch.func, whose transforms `traced` sends to the operator.
-_record = super(Function, _StraightThrough).apply
+# Function.apply without its look at torch.func, whose transforms go to the operator.
+_record: Callable[..., Tensor] = super(Function, _StraightThrough).apply
 
 
 class _Many(Function):
