@@ -113,6 +113,20 @@ def test_compute_leaves_the_codes_to_read():
         np.testing.assert_array_equal(engine.read(output.tensor), expected)
 
 
+def test_a_batch_is_its_images():
+    engine, images = Engine(GRAPH, threads=2), np.stack([CODES, CODES[:, ::-1], CODES[..., ::-1]])
+    for i, image in enumerate(images):
+        for batch, expected in zip(engine.run_batch(images), run_outputs(GRAPH, image), strict=True):
+            np.testing.assert_array_equal(batch[i], expected)
+    assert [len(batch) for batch in engine.run_batch(images[:0])] == [0] * len(GRAPH.outputs)
+
+
+@pytest.mark.parametrize("images", [CODES, CODES[None, :, :-1], CODES[None, None]])
+def test_batches_that_do_not_fit_are_refused(images):
+    with pytest.raises(GraphError, match="shape"):
+        Engine(GRAPH).run_batch(images)
+
+
 @pytest.mark.parametrize("name", ["nothing", GRAPH.nodes[0].name])
 def test_what_is_not_kept_cannot_be_read(name):
     engine = Engine(GRAPH)

@@ -103,6 +103,27 @@ class Engine:
         """
         return self._run(codes, [output.tensor for output in self.graph.outputs])
 
+    def run_batch(self, images: npt.NDArray[np.integer[Any]]) -> list[CodeArray]:
+        """Run images one after the other.
+
+        Args:
+            images: [N, C, H, W] input codes.
+
+        Returns:
+            Codes [N, K, h, w] int16 of every output, in the order of `graph.outputs`.
+
+        Raises:
+            GraphError: An image has another shape, type or range.
+        """
+        if images.ndim != 1 + len(self.graph.input_shape):
+            raise GraphError(f"{self.graph.name}: a batch must have shape [N, C, H, W], got {images.shape}")
+        shapes = [(len(images), *self.graph.tensors[output.tensor].shape) for output in self.graph.outputs]
+        batches = [np.empty(shape, np.int16) for shape in shapes]
+        for i, image in enumerate(images):
+            for batch, codes in zip(batches, self.run(image), strict=True):
+                batch[i] = codes
+        return batches
+
     def compute(self, codes: npt.NDArray[np.integer[Any]]) -> None:
         """Run one image and leave the codes in the engine, where `read` finds them until the next run.
 
