@@ -46,6 +46,11 @@ Requantiser fold(const Requantiser& requant, int count) {
   return folded;
 }
 
+Window unfold(Window window, int count) {
+  window.stride_x /= count;
+  return window;
+}
+
 // Seen as a map whose pixels are vectors of `count` pixels.
 View fold(View view, int count) {
   view.c *= count;
@@ -62,7 +67,7 @@ class DepthwiseOp final : public Op {
         out_(out),
         blocks_((out.c + kLanes - 1) / kLanes),
         slice_(slice_of(conv, in, out)),
-        rows_(conv.window, in, out.w, folded > 1 ? in.c : slice_ * kLanes * in.storage.bytes),
+        rows_(unfold(conv.window, folded), in, out.w * folded, folded > 1 ? in.c : slice_ * kLanes * in.storage.bytes),
         epilogue_(make_epilogue(requant, 0, out.c, out.storage)) {
     const int lanes = blocks_ * kLanes, taps = conv.window.taps();
     bias_.resize(static_cast<size_t>(lanes));
