@@ -37,8 +37,15 @@ def test_few_channels(channels, side):
         assert_same(channels, (side + seed % 4, width), window, seed)
 
 
-@pytest.mark.parametrize("window", [Window((3, 3), (1, 1), (1, 1)), Window((5, 5), (2, 2), (2, 2)),
-                                    Window((3, 3), (1, 1), (2, 2), (2, 2)), Window((7, 1), (1, 1), (3, 0))])  # fmt: skip
+WINDOWS = (
+    Window((3, 3), (1, 1), (1, 1)),
+    Window((5, 5), (2, 2), (2, 2)),
+    Window((3, 3), (1, 1), (2, 2), (2, 2)),
+    Window((7, 1), (1, 1), (3, 0)),
+)
+
+
+@pytest.mark.parametrize("window", WINDOWS)
 def test_many_channels_and_wide_maps(window):
     for seed, (channels, width) in enumerate([(513, 9), (130, 70), (64, 141), (17, 200)]):
         assert_same(channels, (7, width), window, seed)
