@@ -12,8 +12,8 @@
 namespace yhw {
 namespace {
 
-// Jobs per thread and loop: enough for threads that are interrupted, few enough to cost nothing.
-constexpr int kJobsPerThread = 4;
+// What a thread does in a microsecond, roughly.
+constexpr double kMacsPerMicrosecond = 400e3;
 
 View group_view(View in, int groups) {
   in.c /= groups;
@@ -28,7 +28,8 @@ class ConvOp final : public Op {
         in_(padded_.view()),
         out_(out),
         runs_(make_runs(padded_.window(), group_view(in_, conv.groups))),
-        walk_(padded_.window(), runs_, group_view(in_, conv.groups), tail_input(out, tail).w) {
+        walk_(padded_.window(), runs_, group_view(in_, conv.groups), tail_input(out, tail).w),
+        macs_(tail_input(out, tail).pixels() * static_cast<int64_t>(conv.weight.size())) {
     const View group_in = group_view(in_, conv.groups);
     const WeightPacker packer(conv, runs_, group_in, kernels);
     const int per_group = conv.channels() / conv.groups;
@@ -61,7 +62,7 @@ class ConvOp final : public Op {
   void run(const RunContext& context) const override {
     padded_.fill(context);
     const WindowWalk walk = padded_.copies() ? walk_.over(context.shared_scratch) : walk_;
-    const int wanted = context.pool.size() == 1 ? 1 : kJobsPerThread * context.pool.size();
+    const int wanted = jobs_of(context.pool, static_cast<double>(macs_) / kMacsPerMicrosecond);
     const auto chunks = static_cast<int>(chunks_.size());
     const int segments = std::max(1, (wanted + chunks - 1) / chunks);
     context.pool.parallel_for(chunks * segments, [&](int worker, int job) {
@@ -114,6 +115,7 @@ class ConvOp final : public Op {
   View in_, out_;
   WindowRuns runs_;
   WindowWalk walk_;
+  int64_t macs_;
   std::vector<PackedTail> tails_;  // [groups]
   std::vector<Chunk> chunks_;
   std::vector<int32_t> bias_;

@@ -10,7 +10,8 @@
 namespace yhw {
 namespace {
 
-constexpr int kJobsPerThread = 4;
+// What a thread does in a microsecond, roughly.
+constexpr double kMacsPerMicrosecond = 40e3;
 // Pixels of a row whose accumulators are computed before they become codes.
 constexpr int kRowPixels = 64;
 // Rows of taps that stay in the first-level cache.
@@ -92,7 +93,8 @@ class DepthwiseOp final : public Op {
 
   void run(const RunContext& context) const override {
     const int slices = (blocks_ + slice_ - 1) / slice_;
-    const int wanted = context.pool.size() == 1 ? 1 : kJobsPerThread * context.pool.size();
+    const auto macs = static_cast<double>(out_.pixels() * out_.c * packed_.window.taps());
+    const int wanted = jobs_of(context.pool, macs / kMacsPerMicrosecond);
     const int segments = std::min(out_.h, (wanted + slices - 1) / slices);
     context.pool.parallel_for(slices * segments, [&](int worker, int job) {
       const int segment = job % segments;

@@ -15,7 +15,7 @@ class MaxPoolOp final : public Op {
   ScratchNeed scratch() const override { return {static_cast<size_t>(in_.row_bytes()), 0}; }
 
   void run(const RunContext& context) const override {
-    context.pool.parallel_for(out_.h, [&](int worker, int y) {
+    parallel_rows(context.pool, out_.h, [&](int worker, int y) {
       context.kernels.maxpool_row(window_, in_, y, out_, context.scratch_of(worker));
     });
   }
@@ -31,7 +31,7 @@ class UpsampleOp final : public Op {
   UpsampleOp(int stride, View in, View out) : stride_(stride), in_(in), out_(out) {}
 
   void run(const RunContext& context) const override {
-    context.pool.parallel_for(in_.h, [&](int, int y) {
+    parallel_rows(context.pool, in_.h, [&](int, int y) {
       for (int x = 0; x < in_.w; ++x) {
         for (int i = 0; i < stride_; ++i) {
           for (int j = 0; j < stride_; ++j) {
@@ -62,7 +62,7 @@ class PermuteOp final : public Op {
   PermuteOp(std::vector<int32_t> sources, View in, View out) : sources_(std::move(sources)), in_(in), out_(out) {}
 
   void run(const RunContext& context) const override {
-    context.pool.parallel_for(out_.h, [&](int, int y) {
+    parallel_rows(context.pool, out_.h, [&](int, int y) {
       for (int x = 0; x < out_.w; ++x) {
         const int64_t pixel = static_cast<int64_t>(y) * out_.w + x;
         for (int c = 0; c < out_.c; ++c) {

@@ -25,6 +25,30 @@ struct RunContext {
   uint8_t* scratch_of(int worker) const { return worker_scratch + static_cast<size_t>(worker) * worker_bytes; }
 };
 
+constexpr int kJobsPerThread = 4;
+
+// Jobs to cut a loop into that takes one thread so many microseconds: some for each thread, which may be interrupted,
+// but one where handing them out would count.
+inline int jobs_of(const ThreadPool& pool, double microseconds) {
+  constexpr double kJobMicroseconds = 10;
+  const double jobs = microseconds / (kJobMicroseconds * pool.size());
+  return pool.size() == 1 ? 1
+                          : pool.size() * static_cast<int>(jobs < 1                ? 1
+                                                           : jobs > kJobsPerThread ? kJobsPerThread
+                                                                                   : jobs);
+}
+
+// Calls body(worker, y) for every row.
+template <typename Body>
+void parallel_rows(ThreadPool& pool, int rows, const Body& body) {
+  const int most = kJobsPerThread * pool.size(), jobs = rows < most ? rows : most;
+  pool.parallel_for(jobs, [&](int worker, int job) {
+    for (int y = rows * job / jobs; y < rows * (job + 1) / jobs; ++y) {
+      body(worker, y);
+    }
+  });
+}
+
 // Sizes an operation wants of the scratch buffers, in bytes; both are aligned to 64.
 struct ScratchNeed {
   size_t worker = 0;
