@@ -2,28 +2,26 @@
 #include "conv.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <memory>
-#include <new>
 #include <stdexcept>
 #include <vector>
 
 #include "../isa.h"
+#include "arena.h"
 #include "kernels.h"
 
 namespace yhw {
 namespace sparse {
 namespace {
 
-constexpr size_t kAlignment = 64;
 // Accumulators of one task between two chunks: they and the weights share the second-level cache.
 constexpr int64_t kAccumulatorBytes = 512 << 10;
 // Idle time of threads that is worth a further copy of the input.
 constexpr double kBalance = 1.1;
 constexpr uint16_t kNoTap = 0xffff;
 
-template <typename Real>
-Kernels<Real> kernels_of(Path path);
+template <typename Element>
+Kernels<Element> kernels_of(Path path);
 
 template <>
 Kernels<double> kernels_of<double>(Path) {
@@ -33,10 +31,10 @@ Kernels<double> kernels_of<double>(Path) {
 template <>
 Kernels<float> kernels_of<float>(Path path) {
 #if defined(YHW_X86)
-  if (path == Path::kAvx512) {
+  if (path == Path::kAvx512 || path == Path::kAvx512Vnni) {
     return avx512_kernels();
   }
-  if (path == Path::kAvx2) {
+  if (path != Path::kScalar) {
     return avx2_kernels();
   }
 #endif
@@ -44,70 +42,44 @@ Kernels<float> kernels_of<float>(Path path) {
   return scalar_kernels_float();
 }
 
-// Aligned memory that grows and is kept for the next call on this thread: fresh pages cost more than the work on them.
-class Arena {
- public:
-  Arena() = default;
-  Arena(const Arena&) = delete;
-  Arena& operator=(const Arena&) = delete;
-  ~Arena() { std::free(memory_); }
-
-  char* reserve(size_t bytes) {
-    if (bytes > size_) {
-      std::free(memory_);
-      size_ = 0;
-      memory_ = static_cast<char*>(std::aligned_alloc(kAlignment, bytes));
-      if (memory_ == nullptr) {
-        throw std::bad_alloc();
-      }
-      size_ = bytes;
-    }
-    return memory_;
+template <>
+Kernels<int32_t> kernels_of<int32_t>(Path path) {
+#if defined(YHW_X86)
+  if (path == Path::kAvx512Vnni) {
+    return avx512vnni_kernels_quads();
   }
-
- private:
-  char* memory_ = nullptr;
-  size_t size_ = 0;
-};
-
-// Takes aligned arrays from a block of memory; from null it only counts.
-class Cursor {
- public:
-  explicit Cursor(char* memory) : memory_(memory) {}
-
-  template <typename T>
-  T* take(int64_t count) {
-    char* at = memory_ == nullptr ? nullptr : memory_ + used_;
-    used_ += (static_cast<size_t>(count) * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
-    return reinterpret_cast<T*>(at);
+  if (path == Path::kAvxVnni) {
+    return avxvnni_kernels_quads();
   }
-  size_t used() const { return used_; }
+  if (path != Path::kScalar) {
+    return avx2_kernels_quads();
+  }
+#endif
+  static_cast<void>(path);
+  return scalar_kernels_quads();
+}
 
- private:
-  char* memory_;
-  size_t used_ = 0;
-};
-
-template <typename Real>
-Workspace<Real> lay_out(Cursor& cursor, const Job<Real>& job, int64_t block_rows_of_task) {
+template <typename Element>
+Workspace<Element> lay_out(Cursor& cursor, const Job<Element>& job, int64_t block_rows_of_task) {
   const Tiling& t = job.tiling;
   const int64_t block = job.problem.weights.block_rows, vector = t.lanes, pieces = t.lanes / t.strip;
-  Workspace<Real> w{};
-  w.input = cursor.take<Real>(job.problem.weights.chunk * t.channel_vectors * vector);
-  w.accumulators = cursor.take<Real>(job.problem.chunk_count() > 1 ? block_rows_of_task * block * t.rows * vector : 0);
-  w.result = cursor.take<Real>(block * t.rows * vector);
-  w.bias = cursor.take<Real>(block * vector);
+  Workspace<Element> w{};
+  w.input = cursor.take<Element>(job.problem.weights.chunk * t.channel_vectors * vector);
+  w.accumulators =
+      cursor.take<Element>(job.problem.chunk_count() > 1 ? block_rows_of_task * block * t.rows * vector : 0);
+  w.result = cursor.take<Element>(block * t.rows * vector);
+  w.bias = cursor.take<Element>(block * vector);
   w.loads = cursor.take<Copy>(static_cast<int64_t>(t.input_rows.size()) * t.shape.kernel_w * pieces);
   w.stores = cursor.take<Copy>(t.rows * pieces);
   return w;
 }
 
 // Parts that the block rows of a tile are split into: as few as fit the cache and keep all threads busy.
-template <typename Real>
-int64_t split_rows(const Job<Real>& job, int threads) {
+template <typename Element>
+int64_t split_rows(const Job<Element>& job, int threads) {
   const Tiling& t = job.tiling;
   const int64_t block_rows = job.problem.block_row_count();
-  const int64_t per_row = job.problem.weights.block_rows * t.rows * t.lanes * static_cast<int64_t>(sizeof(Real));
+  const int64_t per_row = job.problem.weights.block_rows * t.rows * t.lanes * static_cast<int64_t>(sizeof(Element));
   const int64_t bytes = job.problem.chunk_count() > 1 ? block_rows * per_row : 0;
   const auto idle = [&](int64_t parts) {
     const int64_t tasks = t.tiles * parts;
@@ -122,9 +94,9 @@ int64_t split_rows(const Job<Real>& job, int threads) {
 }
 
 // Turns taps into vectors of the tile buffer.
-template <typename Real>
-std::unique_ptr<uint16_t[]> place_taps(const Problem<Real>& problem, const Tiling& tiling) {
-  const Weights<Real>& w = problem.weights;
+template <typename Element>
+std::unique_ptr<uint16_t[]> place_taps(const Problem<Element>& problem, const Tiling& tiling) {
+  const Weights<Element>& w = problem.weights;
   const int bits = tap_bits(problem.shape.kernel_size());
   const size_t per_channel = size_t{1} << bits;
   std::vector<uint16_t> table(static_cast<size_t>(w.chunk) * per_channel, kNoTap);
@@ -155,10 +127,11 @@ std::unique_ptr<uint16_t[]> place_taps(const Problem<Real>& problem, const Tilin
 
 }  // namespace
 
-template <typename Real>
-void convolve(const Problem<Real>& problem, Path path, int threads, const Parallel& parallel) {
-  const Kernels<Real> kernels = kernels_of<Real>(path);
-  Job<Real> job{problem, make_tiling(problem.shape, kernels.lanes, kernels.max_rows, problem.weights.chunk), nullptr};
+template <typename Element>
+void convolve(const Problem<Element>& problem, Path path, int threads, const Parallel& parallel) {
+  const Kernels<Element> kernels = kernels_of<Element>(path);
+  Job<Element> job{problem, make_tiling(problem.shape, kernels.lanes, kernels.max_rows, problem.weights.chunk),
+                   nullptr};
   if (job.tiling.tiles == 0 || problem.shape.out_channels == 0) {
     return;
   }
@@ -178,6 +151,7 @@ void convolve(const Problem<Real>& problem, Path path, int threads, const Parall
 
 template void convolve(const Problem<float>&, Path, int, const Parallel&);
 template void convolve(const Problem<double>&, Path, int, const Parallel&);
+template void convolve(const Problem<int32_t>&, Path, int, const Parallel&);
 
 }  // namespace sparse
 }  // namespace yhw
