@@ -83,6 +83,8 @@ inline int64_t check_sparse_conv2d_weights(const Tensor& x, const Tensor& values
   if (is_code(type)) {
     STD_TORCH_CHECK(values.dim() == 3 && values.size(1) >= 1 && values.size(2) == sparse::kQuad,
                     "sparse_conv2d: values of int8 must be [blocks, block_rows, 4], got ", values.dim(), " dimensions");
+    STD_TORCH_CHECK(reinterpret_cast<uintptr_t>(values.const_data_ptr()) % sparse::kQuad == 0,
+                    "sparse_conv2d: values of int8 must be aligned to 4 bytes");
   } else {
     STD_TORCH_CHECK(values.dim() == 2 && values.size(1) >= 1,
                     "sparse_conv2d: values must be [blocks, block_rows], got ", values.dim(), " dimensions");

@@ -13,13 +13,11 @@
 #include <cstdint>
 #include <functional>
 
+#include "activation.h"
 #include "tiling.h"
 
 namespace yhw {
 namespace sparse {
-
-// Numbers as in yolo_hw/ops/sparse_conv2d.py.
-enum class Activation : int { kNone = 0, kRelu = 1, kRelu6 = 2, kLeaky = 3 };
 
 // Packed weights (yolo_hw/ops/sparse_packing.py). A block is one tap of `block_rows` neighbouring output channels.
 // Blocks are ordered by chunk of `chunk` input channels, row of blocks, channel, tap.

@@ -38,20 +38,6 @@ struct Span {
   const Copy* direct;  // where each vector goes from `to`, in the map; null: one after another
 };
 
-template <class Isa>
-YHW_INLINE typename Isa::Vector activate(Activation activation, typename Isa::Vector slope, typename Isa::Vector v) {
-  switch (activation) {
-    case Activation::kLeaky:
-      return Isa::leaky(v, slope);
-    case Activation::kRelu:
-      return Isa::maximum(Isa::broadcast(0), v);
-    case Activation::kRelu6:
-      return Isa::minimum(Isa::broadcast(6), Isa::maximum(Isa::broadcast(0), v));
-    default:
-      return v;
-  }
-}
-
 template <class Isa, int M, int Q>
 struct Accumulators {
   using Element = typename Isa::Element;

@@ -44,11 +44,10 @@ def sparse_conv2d(
     .. math:: y = \mathrm{activation}(\mathrm{conv2d}(x, W) + b)
 
     Every output is the chain of fused multiply-adds over its kept weights in packed order, starting with the bias: the
-    bits do not depend on threads, tiling, batch, instruction set or device. Of 8-bit codes the result is the exact sum
-    modulo 2**32; a tap outside of the map reads code 0.
+    bits do not depend on threads, tiling, batch, instruction set or device. Sums of 8-bit codes are exact modulo 2**32.
 
-    The gradients are those of the dense convolution, gathered at the kept weights, and cost what the dense ones cost.
-    At its kinks an activation has the gradient of its lower side.
+    The gradients are those of the dense convolution, gathered at the kept weights, at its cost. At its kinks an
+    activation has the gradient of its lower side.
 
     Args:
         x: [N, C, H, W], float32, float64, int8 or uint8; other layouts than contiguous are copied.

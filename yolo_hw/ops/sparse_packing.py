@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -136,6 +136,10 @@ class PackedSparse:
     def to_dense(self) -> Tensor:
         """Return the weight, [K, C, R, S]; differentiable with respect to `values`."""
         return scatter_dense(self.values, self.positions(), self.shape)
+
+    def to(self, device: torch.device | str) -> PackedSparse:
+        """Return the packed weight on a device."""
+        return replace(self, values=self.values.to(device), taps=self.taps.to(device), starts=self.starts.to(device))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return plain tensors that `from_state_dict` takes; ``torch.load(weights_only=True)`` reads them."""
