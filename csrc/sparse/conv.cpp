@@ -2,6 +2,7 @@
 #include "conv.h"
 
 #include <algorithm>
+#include <limits>
 #include <memory>
 #include <stdexcept>
 #include <vector>
@@ -18,7 +19,8 @@ namespace {
 constexpr int64_t kAccumulatorBytes = 512 << 10;
 // Idle time of threads that is worth a further copy of the input.
 constexpr double kBalance = 1.1;
-constexpr uint16_t kNoTap = 0xffff;
+template <typename Place>
+constexpr Place kNoTap = std::numeric_limits<Place>::max();
 
 template <typename Element>
 Kernels<Element> kernels_of(Path path);
@@ -74,15 +76,29 @@ Workspace<Element> lay_out(Cursor& cursor, const Job<Element>& job, int64_t bloc
   return w;
 }
 
-// Parts that the block rows of a tile are split into: as few as fit the cache and keep all threads busy.
 template <typename Element>
-int64_t split_rows(const Job<Element>& job, int threads) {
-  const Tiling& t = job.tiling;
-  const int64_t block_rows = job.problem.block_row_count();
-  const int64_t per_row = job.problem.weights.block_rows * t.rows * t.lanes * static_cast<int64_t>(sizeof(Element));
-  const int64_t bytes = job.problem.chunk_count() > 1 ? block_rows * per_row : 0;
+RegionWorkspace<Element> lay_out(Cursor& cursor, const RegionJob<Element>& job, int64_t block_rows_of_task) {
+  const Regions& r = job.regions;
+  const Weights<Element>& weights = job.problem.weights;
+  // Transposing reads whole vectors of pixels.
+  constexpr int64_t kBeyond = kRegionRows;
+  const int64_t rows = job.problem.chunk_count() > 1 ? block_rows_of_task * weights.block_rows / kRegionRows : 1;
+  RegionWorkspace<Element> w{};
+  w.input = cursor.take<Element>(weights.chunk * r.channel_elements());
+  w.sums = cursor.take<Element>((rows * r.pixels() + kBeyond) * kRegionRows);
+  w.bias = cursor.take<Element>(kRegionRows);
+  w.loads = cursor.take<Copy>(r.channel_elements());
+  return w;
+}
+
+// Parts that the block rows of a tile or region are split into: as few as fit the cache and keep all threads busy.
+template <typename Element>
+int64_t split_rows(const Problem<Element>& problem, int64_t pieces, int64_t pixels, int threads) {
+  const int64_t block_rows = problem.block_row_count();
+  const int64_t per_row = problem.weights.block_rows * pixels * static_cast<int64_t>(sizeof(Element));
+  const int64_t bytes = problem.chunk_count() > 1 ? block_rows * per_row : 0;
   const auto idle = [&](int64_t parts) {
-    const int64_t tasks = t.tiles * parts;
+    const int64_t tasks = pieces * parts;
     return static_cast<double>((tasks + threads - 1) / threads * threads) / static_cast<double>(tasks);
   };
   int64_t parts = (bytes + kAccumulatorBytes - 1) / kAccumulatorBytes;
@@ -93,60 +109,89 @@ int64_t split_rows(const Job<Element>& job, int threads) {
   return std::min(parts, block_rows);
 }
 
-// Turns taps into vectors of the tile buffer.
-template <typename Element>
-std::unique_ptr<uint16_t[]> place_taps(const Problem<Element>& problem, const Tiling& tiling) {
+// Turns taps into places of the buffer; table: the place of every tap of a chunk, kNoTap of those that do not exist.
+template <typename Place, typename Element>
+std::unique_ptr<Place[]> place_taps(const Problem<Element>& problem, const std::vector<Place>& table) {
   const Weights<Element>& w = problem.weights;
   const int bits = tap_bits(problem.shape.kernel_size());
-  const size_t per_channel = size_t{1} << bits;
-  std::vector<uint16_t> table(static_cast<size_t>(w.chunk) * per_channel, kNoTap);
-  for (size_t channel = 0; channel < static_cast<size_t>(w.chunk); ++channel) {
-    for (size_t tap = 0; tap < tiling.tap_vectors.size(); ++tap) {
-      const size_t vector = channel * static_cast<size_t>(tiling.channel_vectors) + tiling.tap_vectors[tap];
-      table[channel * per_channel + tap] = static_cast<uint16_t>(vector);
-    }
-  }
   const int64_t chunks = problem.chunk_count(), rows = problem.block_row_count();
-  std::unique_ptr<uint16_t[]> offsets(new uint16_t[static_cast<size_t>(w.starts[chunks * rows]) + 1]);
+  std::unique_ptr<Place[]> places(new Place[static_cast<size_t>(w.starts[chunks * rows]) + 1]);
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     const int64_t channels = std::min<int64_t>(w.chunk, problem.shape.group_channels() - chunk * w.chunk);
     const size_t limit = static_cast<size_t>(channels) << bits;
     bool bad = false;
     for (int32_t i = w.starts[chunk * rows]; i < w.starts[(chunk + 1) * rows]; ++i) {
       const size_t tap = static_cast<uint16_t>(w.taps[i]);
-      const uint16_t offset = table[tap < limit ? tap : 0];
-      bad |= tap >= limit || offset == kNoTap;
-      offsets[static_cast<size_t>(i)] = offset;
+      const Place place = table[tap < limit ? tap : 0];
+      bad |= tap >= limit || place == kNoTap<Place>;
+      places[static_cast<size_t>(i)] = place;
     }
     if (bad) {
       throw std::runtime_error("sparse_conv2d: taps must point into their chunk of channels and into the kernel");
     }
   }
-  return offsets;
+  return places;
+}
+
+// taps: the place of every tap in its channel; a channel takes `per_channel`.
+template <typename Place, typename Element>
+std::vector<Place> tap_table(const Problem<Element>& problem, const std::vector<Place>& taps, int64_t per_channel) {
+  const size_t codes = size_t{1} << tap_bits(problem.shape.kernel_size());
+  std::vector<Place> table(static_cast<size_t>(problem.weights.chunk) * codes, kNoTap<Place>);
+  for (size_t channel = 0; channel < static_cast<size_t>(problem.weights.chunk); ++channel) {
+    for (size_t tap = 0; tap < taps.size(); ++tap) {
+      table[channel * codes + tap] = static_cast<Place>(channel * static_cast<size_t>(per_channel) + taps[tap]);
+    }
+  }
+  return table;
+}
+
+// How the work is shared among threads.
+struct Division {
+  int64_t pieces;  // tiles or regions
+  int64_t parts;   // of the rows of blocks
+  const Parallel* parallel;
+};
+
+// Runs every part of every piece, each with memory of its thread.
+template <typename Element, typename AnyJob, typename Run>
+void run_parts(const AnyJob& job, const Division& division, const Run& run) {
+  const int64_t block_rows = job.problem.block_row_count(), parts = division.parts;
+  (*division.parallel)(division.pieces* parts, [&](int64_t task) {
+    static thread_local Arena arena;
+    const int64_t part = task % parts;
+    const int64_t first = block_rows * part / parts, last = block_rows * (part + 1) / parts;
+    Cursor count(nullptr);
+    lay_out<Element>(count, job, last - first);
+    Cursor cursor(arena.reserve(count.used()));
+    run(job, task / parts, first, last, lay_out<Element>(cursor, job, last - first));
+  });
 }
 
 }  // namespace
 
 template <typename Element>
 void convolve(const Problem<Element>& problem, Path path, int threads, const Parallel& parallel) {
-  const Kernels<Element> kernels = kernels_of<Element>(path);
-  Job<Element> job{problem, make_tiling(problem.shape, kernels.lanes, kernels.max_rows, problem.weights.chunk),
-                   nullptr};
-  if (job.tiling.tiles == 0 || problem.shape.out_channels == 0) {
+  const ConvShape& s = problem.shape;
+  if (s.batch * s.out_channels * s.out_height() * s.out_width() == 0) {
     return;
   }
-  const std::unique_ptr<uint16_t[]> offsets = place_taps(problem, job.tiling);
-  job.offsets = offsets.get();
-  const int64_t block_rows = problem.block_row_count(), parts = split_rows(job, threads);
-  parallel(job.tiling.tiles * parts, [&](int64_t task) {
-    static thread_local Arena arena;
-    const int64_t part = task % parts;
-    const int64_t first = block_rows * part / parts, last = block_rows * (part + 1) / parts;
-    Cursor count(nullptr);
-    lay_out(count, job, last - first);
-    Cursor cursor(arena.reserve(count.used()));
-    kernels.run_tile(job, task / parts, first, last, lay_out(cursor, job, last - first));
-  });
+  const Kernels<Element> kernels = kernels_of<Element>(path);
+  if (kernels.run_region != nullptr && problem.weights.block_rows % kRegionRows == 0) {
+    RegionJob<Element> job{problem, make_regions(s, kernels.lanes), nullptr};
+    const Regions& r = job.regions;
+    const auto places = place_taps(problem, tap_table(problem, r.tap_elements, r.channel_elements()));
+    job.offsets = places.get();
+    run_parts<Element>(job, {r.count(), split_rows(problem, r.count(), r.pixels(), threads), &parallel},
+                       kernels.run_region);
+    return;
+  }
+  Job<Element> job{problem, make_tiling(s, kernels.lanes, kernels.max_rows, problem.weights.chunk), nullptr};
+  const Tiling& t = job.tiling;
+  const auto places = place_taps(problem, tap_table(problem, t.tap_vectors, t.channel_vectors));
+  job.offsets = places.get();
+  run_parts<Element>(job, {t.tiles, split_rows(problem, t.tiles, int64_t{t.rows} * t.lanes, threads), &parallel},
+                     kernels.run_tile);
 }
 
 template void convolve(const Problem<float>&, Path, int, const Parallel&);

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// What conv.cpp asks of an instruction set; the implementations are instances of kernels_impl.h.
+// What conv.cpp asks of an instruction set; the implementations are instances of kernels_impl.h and
+// regions_impl.h.
 #ifndef YHW_SPARSE_KERNELS_H_
 #define YHW_SPARSE_KERNELS_H_
 
 #include "conv.h"
+#include "regions.h"
 
 namespace yhw {
 namespace sparse {
@@ -34,12 +36,30 @@ struct Workspace {
 };
 
 template <typename Element>
+struct RegionJob {
+  Problem<Element> problem;
+  Regions regions;
+  const uint32_t* offsets;  // [blocks]: element of the block's tap in the buffer
+};
+
+template <typename Element>
+struct RegionWorkspace {
+  Element* input;  // [chunk][channel_elements]
+  Element* sums;   // [pixels][16] for one row of blocks or, with more than one chunk, for all 16 channels of the task
+  Element* bias;   // [16]
+  Copy* loads;     // [input_rows * phases * phase_pitch / lanes]
+};
+
+template <typename Element>
 struct Kernels {
   int32_t lanes;
   int32_t max_rows;
   // Block rows [first, last) of one tile.
   void (*run_tile)(const Job<Element>& job, int64_t tile, int64_t first, int64_t last,
                    const Workspace<Element>& workspace);
+  // The same of one region; null where there is no such kernel.
+  void (*run_region)(const RegionJob<Element>& job, int64_t region, int64_t first, int64_t last,
+                     const RegionWorkspace<Element>& workspace);
 };
 
 Kernels<float> scalar_kernels_float();

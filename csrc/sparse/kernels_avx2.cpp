@@ -13,6 +13,7 @@ struct FloatIsa : Moves256<float> {
   static constexpr int max_rows(int channels) { return channels == 4 ? 3 : channels == 2 ? 6 : 14; }
 
   static YHW_INLINE Vector load(const float* p) { return _mm256_load_ps(p); }
+  static YHW_INLINE Vector load_unaligned(const float* p) { return _mm256_loadu_ps(p); }
   static YHW_INLINE void store(float* p, Vector v) { _mm256_store_ps(p, v); }
   static YHW_INLINE Vector broadcast(float v) { return _mm256_set1_ps(v); }
   static YHW_INLINE Vector fma(Vector weight, Vector x, Vector sum) { return _mm256_fmadd_ps(weight, x, sum); }
@@ -35,8 +36,8 @@ struct Product {
 
 }  // namespace
 
-Kernels<float> avx2_kernels() { return make_kernels<FloatIsa>(); }
-Kernels<int32_t> avx2_kernels_quads() { return make_kernels<Quads256<Product>>(); }
+Kernels<float> avx2_kernels() { return make_kernels_with_regions<FloatIsa>(); }
+Kernels<int32_t> avx2_kernels_quads() { return make_kernels_with_regions<Quads256<Product>>(); }
 
 }  // namespace sparse
 }  // namespace yhw

@@ -14,7 +14,7 @@ struct Product {
 
 }  // namespace
 
-Kernels<int32_t> avxvnni_kernels_quads() { return make_kernels<Quads256<Product>>(); }
+Kernels<int32_t> avxvnni_kernels_quads() { return make_kernels_with_regions<Quads256<Product>>(); }
 
 }  // namespace sparse
 }  // namespace yhw

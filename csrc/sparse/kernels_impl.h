@@ -378,7 +378,7 @@ void run_tile(const Job<typename Isa::Element>& job, int64_t tile, int64_t first
 
 template <class Isa>
 Kernels<typename Isa::Element> make_kernels() {
-  return {Isa::kLanes, Isa::kMaxRows, run_tile<Isa>};
+  return {Isa::kLanes, Isa::kMaxRows, run_tile<Isa>, nullptr};
 }
 
 }  // namespace

@@ -5,7 +5,7 @@
 
 #include <immintrin.h>
 
-#include "kernels_impl.h"
+#include "regions_impl.h"
 
 namespace yhw {
 namespace sparse {
@@ -20,6 +20,32 @@ struct Moves256 {
   using Element = T;
   static constexpr int kLanes = 8;
   static constexpr int kMaxRows = 14;
+
+  // For regions: two vectors of sums of each, two of weights, and a pixel.
+  static constexpr int kPixels = 6;
+  static constexpr bool kSpreads = false;  // a pixel serves two vectors
+
+  // from: 8 rows of 8 elements, `step` apart -> to: the same by columns, without gaps.
+  static YHW_INLINE void transpose(T* to, const T* from, int64_t step) {
+    __m256i u[8];
+    YHW_UNROLL for (int i = 0; i < 8; i += 4) {
+      __m256i v[4];
+      YHW_UNROLL for (int j = 0; j < 4; ++j) {
+        v[j] = _mm256_load_si256(reinterpret_cast<const __m256i*>(from + (i + j) * step));
+      }
+      const __m256i a = _mm256_unpacklo_epi32(v[0], v[1]), b = _mm256_unpackhi_epi32(v[0], v[1]);
+      const __m256i c = _mm256_unpacklo_epi32(v[2], v[3]), d = _mm256_unpackhi_epi32(v[2], v[3]);
+      u[i] = _mm256_unpacklo_epi64(a, c);
+      u[i + 1] = _mm256_unpackhi_epi64(a, c);
+      u[i + 2] = _mm256_unpacklo_epi64(b, d);
+      u[i + 3] = _mm256_unpackhi_epi64(b, d);
+    }
+    auto* out = reinterpret_cast<__m256i*>(to);
+    YHW_UNROLL for (int i = 0; i < 4; ++i) {
+      _mm256_store_si256(out + i, _mm256_permute2x128_si256(u[i], u[i + 4], 0x20));
+      _mm256_store_si256(out + i + 4, _mm256_permute2x128_si256(u[i], u[i + 4], 0x31));
+    }
+  }
 
   template <typename Vector>
   static YHW_INLINE void store_lanes(T* p, Vector v, uint32_t mask) {
@@ -86,6 +112,9 @@ struct Quads256 : Moves256<int32_t> {
   static constexpr int max_rows(int channels) { return channels == 4 ? 3 : channels == 2 ? 6 : 14; }
 
   static YHW_INLINE Vector load(const int32_t* p) { return _mm256_load_si256(reinterpret_cast<const Vector*>(p)); }
+  static YHW_INLINE Vector load_unaligned(const int32_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const Vector*>(p));
+  }
   static YHW_INLINE void store(int32_t* p, Vector v) { _mm256_store_si256(reinterpret_cast<Vector*>(p), v); }
   static YHW_INLINE Vector broadcast(int32_t v) { return _mm256_set1_epi32(v); }
   static YHW_INLINE Vector fma(Vector weight, Vector x, Vector sum) { return Product::add(sum, x, weight); }

@@ -5,7 +5,7 @@
 
 #include <immintrin.h>
 
-#include "kernels_impl.h"
+#include "regions_impl.h"
 
 namespace yhw {
 namespace sparse {
@@ -23,6 +23,34 @@ struct Moves512 {
 
   // 32 registers: the sums, the input vectors (from memory for one channel) and a weight.
   static constexpr int max_rows(int channels) { return channels == 4 ? 7 : 14; }
+
+  // For regions: the sums, a vector of weights and a pixel.
+  static constexpr int kPixels = 28;
+  static constexpr bool kSpreads = true;
+
+  // from: 16 rows of 16 elements, `step` apart -> to: the same by columns, without gaps.
+  static YHW_INLINE void transpose(T* to, const T* from, int64_t step) {
+    __m512i v[16], u[16];
+    YHW_UNROLL for (int i = 0; i < 16; ++i) { v[i] = _mm512_load_si512(from + i * step); }
+    // Squares of 4x4 within quarters, then the quarters.
+    YHW_UNROLL for (int i = 0; i < 16; i += 4) {
+      const __m512i a = _mm512_unpacklo_epi32(v[i], v[i + 1]), b = _mm512_unpackhi_epi32(v[i], v[i + 1]);
+      const __m512i c = _mm512_unpacklo_epi32(v[i + 2], v[i + 3]), d = _mm512_unpackhi_epi32(v[i + 2], v[i + 3]);
+      u[i] = _mm512_unpacklo_epi64(a, c);
+      u[i + 1] = _mm512_unpackhi_epi64(a, c);
+      u[i + 2] = _mm512_unpacklo_epi64(b, d);
+      u[i + 3] = _mm512_unpackhi_epi64(b, d);
+    }
+    YHW_UNROLL for (int i = 0; i < 4; ++i) {
+      const __m512i a = _mm512_shuffle_i32x4(u[i], u[i + 4], 0x88), b = _mm512_shuffle_i32x4(u[i], u[i + 4], 0xdd);
+      const __m512i c = _mm512_shuffle_i32x4(u[i + 8], u[i + 12], 0x88);
+      const __m512i d = _mm512_shuffle_i32x4(u[i + 8], u[i + 12], 0xdd);
+      _mm512_store_si512(to + i * 16, _mm512_shuffle_i32x4(a, c, 0x88));
+      _mm512_store_si512(to + (i + 4) * 16, _mm512_shuffle_i32x4(b, d, 0x88));
+      _mm512_store_si512(to + (i + 8) * 16, _mm512_shuffle_i32x4(a, c, 0xdd));
+      _mm512_store_si512(to + (i + 12) * 16, _mm512_shuffle_i32x4(b, d, 0xdd));
+    }
+  }
 
   template <typename Vector>
   static YHW_INLINE void store_lanes(T* p, Vector v, uint32_t mask) {

@@ -25,6 +25,11 @@ TILE_ROWS = 13
 VECTOR_BYTES = 64
 L1_BYTES = 40 << 10
 """Input of one chunk in a tile: most of a first-level cache of 48 KiB, the rest is for weights and sums."""
+REGION_ROWS = 16
+"""Blocks of a multiple of so many output channels are run by csrc/sparse/regions.h."""
+REGION_BYTES = 256 << 10
+"""Input of one chunk in a region: a part of a second-level cache."""
+REGION_CHANNEL_BYTES = 1280
 MAX_CODE = 32767
 QUAD = 4
 """Input channels of a block of int8 weights."""
@@ -288,13 +293,15 @@ def _chunk_of(shape: WeightShape, density: float, form: Pattern) -> int:
     A longer chunk loads and stores the sums less often but leaves the first-level cache. That pays where a loaded input
     serves four or more output channels, and where a chunk would hold too few blocks. The factors are measured.
     """
-    if form.rows >= 4:
+    per_channel = shape.kernel_w * (TILE_ROWS + shape.kernel_h - 1) * VECTOR_BYTES
+    if form.rows % REGION_ROWS == 0:
+        limit, per_channel = REGION_BYTES, REGION_CHANNEL_BYTES
+    elif form.rows >= 4:
         limit = L1_BYTES * (2 if density > 0.15 else 4)
     elif density > 0.07:
         limit = L1_BYTES
     else:
         limit = L1_BYTES * (4 if shape.taps == 1 else 3) // (1 if shape.taps == 1 else 2)
-    per_channel = shape.kernel_w * (TILE_ROWS + shape.kernel_h - 1) * VECTOR_BYTES
     most = max(1, min(limit // per_channel, MAX_CODE >> shape.tap_bits))
     chunks = -(-shape.channels // most)
     chunk = -(-shape.channels // chunks)
