@@ -13,20 +13,20 @@ struct QuadIsa : Moves512<int32_t> {
   static YHW_INLINE Vector load_unaligned(const int32_t* p) { return _mm512_loadu_si512(p); }
   // Opaque, or the compiler makes a load of every element of it again.
   static YHW_INLINE Vector broadcast_four(const int32_t* p) {
-    Vector four = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    Vector four = _mm512_maskz_broadcast_i32x4(kAll, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     asm("" : "+v"(four));
     return four;
   }
   static YHW_INLINE Vector spread(Vector four, int i) {
     switch (i) {
       case 0:
-        return _mm512_shuffle_epi32(four, static_cast<_MM_PERM_ENUM>(0x00));
+        return _mm512_maskz_shuffle_epi32(kAll, four, static_cast<_MM_PERM_ENUM>(0x00));
       case 1:
-        return _mm512_shuffle_epi32(four, static_cast<_MM_PERM_ENUM>(0x55));
+        return _mm512_maskz_shuffle_epi32(kAll, four, static_cast<_MM_PERM_ENUM>(0x55));
       case 2:
-        return _mm512_shuffle_epi32(four, static_cast<_MM_PERM_ENUM>(0xaa));
+        return _mm512_maskz_shuffle_epi32(kAll, four, static_cast<_MM_PERM_ENUM>(0xaa));
       default:
-        return _mm512_shuffle_epi32(four, static_cast<_MM_PERM_ENUM>(0xff));
+        return _mm512_maskz_shuffle_epi32(kAll, four, static_cast<_MM_PERM_ENUM>(0xff));
     }
   }
   static YHW_INLINE void store(int32_t* p, Vector v) { _mm512_store_si512(p, v); }

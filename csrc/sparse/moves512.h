@@ -20,6 +20,9 @@ struct Moves512 {
   using Element = T;
   static constexpr int kLanes = 16;
   static constexpr int kMaxRows = 14;
+  // GCC 12 warns of uninitialised values in its own instructions without a mask.
+  static constexpr __mmask16 kAll = 0xffff;
+  static constexpr __mmask8 kAllPairs = 0xff;
 
   // 32 registers: the sums, the input vectors (from memory for one channel) and a weight.
   static constexpr int max_rows(int channels) { return channels == 4 ? 7 : 14; }
@@ -34,21 +37,24 @@ struct Moves512 {
     YHW_UNROLL for (int i = 0; i < 16; ++i) { v[i] = _mm512_load_si512(from + i * step); }
     // Squares of 4x4 within quarters, then the quarters.
     YHW_UNROLL for (int i = 0; i < 16; i += 4) {
-      const __m512i a = _mm512_unpacklo_epi32(v[i], v[i + 1]), b = _mm512_unpackhi_epi32(v[i], v[i + 1]);
-      const __m512i c = _mm512_unpacklo_epi32(v[i + 2], v[i + 3]), d = _mm512_unpackhi_epi32(v[i + 2], v[i + 3]);
-      u[i] = _mm512_unpacklo_epi64(a, c);
-      u[i + 1] = _mm512_unpackhi_epi64(a, c);
-      u[i + 2] = _mm512_unpacklo_epi64(b, d);
-      u[i + 3] = _mm512_unpackhi_epi64(b, d);
+      const __m512i a = _mm512_maskz_unpacklo_epi32(kAll, v[i], v[i + 1]),
+                    b = _mm512_maskz_unpackhi_epi32(kAll, v[i], v[i + 1]);
+      const __m512i c = _mm512_maskz_unpacklo_epi32(kAll, v[i + 2], v[i + 3]),
+                    d = _mm512_maskz_unpackhi_epi32(kAll, v[i + 2], v[i + 3]);
+      u[i] = _mm512_maskz_unpacklo_epi64(kAllPairs, a, c);
+      u[i + 1] = _mm512_maskz_unpackhi_epi64(kAllPairs, a, c);
+      u[i + 2] = _mm512_maskz_unpacklo_epi64(kAllPairs, b, d);
+      u[i + 3] = _mm512_maskz_unpackhi_epi64(kAllPairs, b, d);
     }
     YHW_UNROLL for (int i = 0; i < 4; ++i) {
-      const __m512i a = _mm512_shuffle_i32x4(u[i], u[i + 4], 0x88), b = _mm512_shuffle_i32x4(u[i], u[i + 4], 0xdd);
-      const __m512i c = _mm512_shuffle_i32x4(u[i + 8], u[i + 12], 0x88);
-      const __m512i d = _mm512_shuffle_i32x4(u[i + 8], u[i + 12], 0xdd);
-      _mm512_store_si512(to + i * 16, _mm512_shuffle_i32x4(a, c, 0x88));
-      _mm512_store_si512(to + (i + 4) * 16, _mm512_shuffle_i32x4(b, d, 0x88));
-      _mm512_store_si512(to + (i + 8) * 16, _mm512_shuffle_i32x4(a, c, 0xdd));
-      _mm512_store_si512(to + (i + 12) * 16, _mm512_shuffle_i32x4(b, d, 0xdd));
+      const __m512i a = _mm512_maskz_shuffle_i32x4(kAll, u[i], u[i + 4], 0x88),
+                    b = _mm512_maskz_shuffle_i32x4(kAll, u[i], u[i + 4], 0xdd);
+      const __m512i c = _mm512_maskz_shuffle_i32x4(kAll, u[i + 8], u[i + 12], 0x88);
+      const __m512i d = _mm512_maskz_shuffle_i32x4(kAll, u[i + 8], u[i + 12], 0xdd);
+      _mm512_store_si512(to + i * 16, _mm512_maskz_shuffle_i32x4(kAll, a, c, 0x88));
+      _mm512_store_si512(to + (i + 4) * 16, _mm512_maskz_shuffle_i32x4(kAll, b, d, 0x88));
+      _mm512_store_si512(to + (i + 8) * 16, _mm512_maskz_shuffle_i32x4(kAll, a, c, 0xdd));
+      _mm512_store_si512(to + (i + 12) * 16, _mm512_maskz_shuffle_i32x4(kAll, b, d, 0xdd));
     }
   }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Blocks of 16 output channels, for any instruction set: see regions.h. Included like kernels_impl.h, after it.
 //
-// Isa, besides: kPixels, most pixels whose sums of 16 channels fit the registers; transpose(to, from, step): a square of
-// lanes of elements; kSpreads, whether to load inputs by four: broadcast_four(p), spread(v, i).
+// Isa, besides: kPixels, most pixels whose sums of 16 channels fit the registers; transpose(to, from, step): a square
+// of lanes of elements; kSpreads, whether to load inputs by four: broadcast_four(p), spread(v, i).
 #ifndef YHW_SPARSE_REGIONS_IMPL_H_
 #define YHW_SPARSE_REGIONS_IMPL_H_
 

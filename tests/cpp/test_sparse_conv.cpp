@@ -104,6 +104,20 @@ class Pick {
   std::mt19937& random_;
 };
 
+// One, the lengths with kernels of their own, and others.
+int64_t random_block_rows(const Pick& pick) {
+  switch (pick(0, 3)) {
+    case 0:
+      return 1;
+    case 1:
+      return 16;
+    case 2:
+      return 32;
+    default:
+      return pick(2, 17);
+  }
+}
+
 ConvShape random_shape(const Pick& pick, int64_t block_rows) {
   const int64_t groups = pick(1, 3);
   return {pick(1, 2), groups * pick(1, 9), pick(5, 30), pick(5, 30), groups * block_rows * pick(1, 3),
@@ -113,7 +127,7 @@ ConvShape random_shape(const Pick& pick, int64_t block_rows) {
 
 int check_layer(std::mt19937& random, int index) {
   const Pick pick(random);
-  const int64_t block_rows = pick(1, 2) == 1 ? 1 : pick(2, 17);
+  const int64_t block_rows = random_block_rows(pick);
   const ConvShape s = random_shape(pick, block_rows);
   const auto chunk = static_cast<int32_t>(pick(1, s.group_channels()));
   std::uniform_real_distribution<float> value(-1, 1);
@@ -196,7 +210,7 @@ std::vector<int32_t> weight_quads(const std::vector<int8_t>& weight, const ConvS
 
 int check_codes(std::mt19937& random, int index) {
   const Pick pick(random);
-  const int64_t block_rows = pick(1, 2) == 1 ? 1 : pick(2, 17);
+  const int64_t block_rows = random_block_rows(pick);
   const ConvShape s = random_shape(pick, block_rows);
   const auto chunk = static_cast<int32_t>(pick(1, quads_of(s.group_channels())));
   std::vector<int8_t> weight(static_cast<size_t>(s.out_channels * s.group_channels() * s.kernel_size()));
