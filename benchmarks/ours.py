@@ -161,3 +161,25 @@ def sparse_conv(layer: ConvLayer, pattern: str, sparsity: float) -> list[Candida
 
     facts = {**OURS, "dtype": "float32", "pattern": pattern, "sparsity": sparsity}
     return [Candidate(f"yolo_hw {pattern}, {sparsity:.0%}", prepare, facts, round(2 * layer.macs * (1 - sparsity)))]
+
+
+def sparse_conv_codes(layer: ConvLayer, sparsity: float) -> list[Candidate]:
+    """The sparse convolution of uint8 codes in blocks of 16x4, with bias; the sums are int32."""
+    if not has("sparse_conv2d"):
+        return []
+
+    def prepare(threads: int) -> Function:
+        from yolo_hw.ops import pack_sparse, sparse_conv2d  # noqa: PLC0415 - not in every build
+
+        generator = torch.Generator().manual_seed(2)
+        kept = torch.from_numpy(prune(layer.weight(), "16x4", sparsity)) != 0
+        weight = torch.randint(1, 128, kept.shape, generator=generator) * kept
+        packed = pack_sparse(weight.to(torch.int8), "block(16x4)")
+        bias = torch.randint(-1000, 1000, (layer.k,), generator=generator, dtype=torch.int32)
+        x = torch.randint(0, 256, layer.image().shape, generator=generator).to(torch.uint8)
+        return lambda: sparse_conv2d(x, packed, bias, padding=layer.size // 2)
+
+    facts = {**OURS, "dtype": "int8", "pattern": "16x4", "sparsity": sparsity}
+    size = layer.c * layer.map**2 + 4 * layer.k * layer.map**2 + layer.k * layer.c * layer.size**2 + 4 * layer.k
+    operations = round(2 * layer.macs * (1 - sparsity))
+    return [Candidate(f"yolo_hw 16x4 int8, {sparsity:.0%}", prepare, facts, operations, size)]

@@ -232,7 +232,8 @@ def pack_sparse(weight: Tensor, pattern: str = "unstructured", *, partial: bool 
     block: tuple[int, ...] = (form.rows,)
     if weight.dtype == torch.int8:
         block = (form.rows, QUAD)
-        blocks = functional.pad(blocks, (0, 0, 0, -shape.channels % QUAD)).unflatten(1, (-1, QUAD)).any(2)
+        padded = functional.pad(blocks, (0, 0, 0, -shape.channels % QUAD))
+        blocks = padded.reshape(len(blocks), -1, QUAD, shape.taps).any(2)
     rows, channels = blocks.shape[:2]  # or quads
     chunk = _chunk_of(shape._replace(channels=channels), float(blocks.float().mean()), form)
     chunks = -(-channels // chunk)
