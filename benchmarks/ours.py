@@ -190,8 +190,8 @@ def sparse_engine(layer: ConvLayer, sparsity: float) -> list[Candidate]:
         runner = Engine(graph, threads=threads)
         return lambda: runner.compute(codes)
 
-    facts = {**OURS, "dtype": "int8", "pattern": "16x4", "sparsity": sparsity}
-    return [Candidate(f"yolo_hw int8 16x4, {sparsity:.0%}", prepare, facts, round(2 * layer.macs * (1 - sparsity)))]
+    facts = {**OURS, "dtype": "int8", "pattern": "16x4 in the engine", "sparsity": sparsity}
+    return [Candidate(f"yolo_hw engine 16x4, {sparsity:.0%}", prepare, facts, round(2 * layer.macs * (1 - sparsity)))]
 
 
 def single_conv(weight: npt.NDArray[np.int64], image: Shape) -> IntGraph:
@@ -217,3 +217,25 @@ def single_conv(weight: npt.NDArray[np.int64], image: Shape) -> IntGraph:
     )
     tensors = {INPUT: TensorInfo(image, byte), "conv": TensorInfo(Shape(k, *image[1:]), byte)}
     return IntGraph("conv", NumericContract(), (conv,), tensors, (Output("conv"),))
+
+
+def sparse_conv_codes(layer: ConvLayer, sparsity: float) -> list[Candidate]:
+    """The sparse convolution of uint8 codes in blocks of 16x4, with bias; the sums are int32."""
+    if not has("sparse_conv2d"):
+        return []
+
+    def prepare(threads: int) -> Function:
+        from yolo_hw.ops import pack_sparse, sparse_conv2d  # noqa: PLC0415 - not in every build
+
+        generator = torch.Generator().manual_seed(2)
+        kept = torch.from_numpy(prune(layer.weight(), "16x4", sparsity)) != 0
+        weight = torch.randint(1, 128, kept.shape, generator=generator) * kept
+        packed = pack_sparse(weight.to(torch.int8), "block(16x4)")
+        bias = torch.randint(-1000, 1000, (layer.k,), generator=generator, dtype=torch.int32)
+        x = torch.randint(0, 256, layer.image().shape, generator=generator).to(torch.uint8)
+        return lambda: sparse_conv2d(x, packed, bias, padding=layer.size // 2)
+
+    facts = {**OURS, "dtype": "int8", "pattern": "16x4", "sparsity": sparsity}
+    size = layer.c * layer.map**2 + 4 * layer.k * layer.map**2 + layer.k * layer.c * layer.size**2 + 4 * layer.k
+    operations = round(2 * layer.macs * (1 - sparsity))
+    return [Candidate(f"yolo_hw 16x4 int8, {sparsity:.0%}", prepare, facts, operations, size)]

@@ -45,6 +45,7 @@ def _case(layer: ConvLayer) -> Case:
         candidates += ours.sparse_engine(layer, sparsity)
         for pattern in PATTERNS:
             candidates += ours.sparse_conv(layer, pattern, sparsity)
+        candidates += ours.sparse_conv_codes(layer, sparsity)
     facts = {"network": layer.network, "layer": layer.name}
     return Case(layer.name, tuple(candidates), 4 * layer.elements(), 2 * layer.macs, facts)
 

@@ -64,7 +64,8 @@ YHW_LIBRARY(m) {
 
   // x: [N, C, H, W] float32 or float64; values: [blocks, block_rows] like x; taps: [blocks] int16; starts: [chunks *
   // block rows of the weight + 1] int32 (sparse/conv.h); bias: [out_channels] like x; activation: enum of
-  // sparse/conv.h; result: [N, out_channels, OH, OW].
+  // sparse/conv.h; result: [N, out_channels, OH, OW] like x. For x of int8 or uint8: values: [blocks, block_rows, 4]
+  // int8, bias and result int32, channels of taps and chunk in quads (sparse/quads.h), no activation.
   m.def(
       "sparse_conv2d(Tensor x, Tensor values, Tensor taps, Tensor starts, Tensor? bias, int out_channels, "
       "int[2] kernel_size, int chunk, int[2] stride, int[2] padding, int[2] dilation, int groups, int activation, "

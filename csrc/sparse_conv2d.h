@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The host side of sparse_conv2d, the same for every device: check, make contiguous, allocate, choose the type.
-// A device is a struct with run<Real>(shape, args, slope, x, weights, bias, y), static; tensors are contiguous.
+// A device is a struct with run<Element>(shape, args, slope, x, weights, bias, y), for float and double, and
+// run_codes(shape, args, x, weights, bias, y), both static; tensors are contiguous.
 #ifndef YHW_SPARSE_CONV2D_H_
 #define YHW_SPARSE_CONV2D_H_
 
@@ -13,7 +14,8 @@ struct PackedTensors {
   int64_t cells;  // entries of starts, less 1
 };
 
-// x: [N, C, H, W]; values: [blocks, block_rows]; taps: [blocks]; starts: [cells + 1]; bias: [out_channels].
+// x: [N, C, H, W]; values: [blocks, block_rows] or, of codes, [blocks, block_rows, 4]; taps: [blocks];
+// starts: [cells + 1]; bias: [out_channels].
 template <typename Device>
 Tensor sparse_conv2d(const Tensor& x, const Tensor& values, const Tensor& taps, const Tensor& starts,
                      const std::optional<Tensor>& bias, int64_t out_channels, std::vector<int64_t> kernel_size,
@@ -29,9 +31,20 @@ Tensor sparse_conv2d(const Tensor& x, const Tensor& values, const Tensor& taps, 
   if (bias.has_value()) {
     offset = torch::stable::contiguous(*bias);
   }
-  Tensor y = torch::stable::new_empty(in, {shape.batch, out_channels, shape.out_height(), shape.out_width()});
-  x.scalar_type() == ScalarType::Float ? Device::template run<float>(shape, args, slope, in, packed, offset, y)
-                                       : Device::template run<double>(shape, args, slope, in, packed, offset, y);
+  const void* const offsets = offset.has_value() ? offset->const_data_ptr() : nullptr;
+  Tensor y = torch::stable::new_empty(in, {shape.batch, out_channels, shape.out_height(), shape.out_width()},
+                                      sum_type_of(x.scalar_type()));
+  void* const to = y.mutable_data_ptr();
+  switch (x.scalar_type()) {
+    case ScalarType::Float:
+      Device::run(shape, args, slope, in, packed, static_cast<const float*>(offsets), static_cast<float*>(to));
+      break;
+    case ScalarType::Double:
+      Device::run(shape, args, slope, in, packed, static_cast<const double*>(offsets), static_cast<double*>(to));
+      break;
+    default:
+      Device::run_codes(shape, args, in, packed, static_cast<const int32_t*>(offsets), static_cast<int32_t*>(to));
+  }
   return y;
 }
 

@@ -9,7 +9,7 @@
 #include <optional>
 #include <vector>
 
-#include "sparse/conv.h"
+#include "sparse/quads.h"
 
 namespace yhw {
 
@@ -25,6 +25,12 @@ struct SparseConvArgs {
   int64_t groups, activation;
 };
 
+inline bool is_code(ScalarType type) { return type == ScalarType::Char || type == ScalarType::Byte; }
+
+// The type of the weights, and that of bias and result, for a type of x.
+inline ScalarType weight_type_of(ScalarType x) { return is_code(x) ? ScalarType::Char : x; }
+inline ScalarType sum_type_of(ScalarType x) { return is_code(x) ? ScalarType::Int : x; }
+
 inline void check_pair(const char* name, const std::vector<int64_t>& pair, int64_t least) {
   STD_TORCH_CHECK(pair.size() == 2, "sparse_conv2d: ", name, " must have 2 values, got ", pair.size());
   for (const int64_t value : pair) {
@@ -33,8 +39,9 @@ inline void check_pair(const char* name, const std::vector<int64_t>& pair, int64
 }
 
 inline sparse::ConvShape check_sparse_conv2d_shape(const Tensor& x, const SparseConvArgs& a) {
-  STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float || x.scalar_type() == ScalarType::Double,
-                  "sparse_conv2d: x must be float32 or float64");
+  const ScalarType type = x.scalar_type();
+  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double || is_code(type),
+                  "sparse_conv2d: x must be float32, float64, int8 or uint8");
   STD_TORCH_CHECK(x.dim() == 4, "sparse_conv2d: x must have 4 dimensions (N, C, H, W), got ", x.dim());
   check_pair("kernel_size", a.kernel_size, 1);
   check_pair("stride", a.stride, 1);
@@ -48,6 +55,8 @@ inline sparse::ConvShape check_sparse_conv2d_shape(const Tensor& x, const Sparse
   STD_TORCH_CHECK(a.chunk >= 1, "sparse_conv2d: chunk must be at least 1, got ", a.chunk);
   STD_TORCH_CHECK(a.activation >= 0 && a.activation <= 3, "sparse_conv2d: activation must be in [0, 3], got ",
                   a.activation);
+  STD_TORCH_CHECK(a.activation == 0 || !is_code(type),
+                  "sparse_conv2d: activation must be 0 (none) for int8 and uint8, got ", a.activation);
   const sparse::ConvShape s{x.size(0),        x.size(1),        x.size(2),     x.size(3),   a.out_channels,
                             a.kernel_size[0], a.kernel_size[1], a.stride[0],   a.stride[1], a.padding[0],
                             a.padding[1],     a.dilation[0],    a.dilation[1], a.groups};
@@ -64,27 +73,37 @@ inline sparse::ConvShape check_sparse_conv2d_shape(const Tensor& x, const Sparse
 inline int64_t check_sparse_conv2d_weights(const Tensor& x, const Tensor& values, const Tensor& taps,
                                            const Tensor& starts, const std::optional<Tensor>& bias,
                                            const SparseConvArgs& a) {
-  STD_TORCH_CHECK(values.scalar_type() == x.scalar_type(), "sparse_conv2d: values must have the dtype of x");
+  const ScalarType type = x.scalar_type();
+  STD_TORCH_CHECK(values.scalar_type() == weight_type_of(type),
+                  "sparse_conv2d: values must have the dtype of x, or int8 for int8 and uint8");
   STD_TORCH_CHECK(taps.scalar_type() == ScalarType::Short, "sparse_conv2d: taps must be int16");
   STD_TORCH_CHECK(starts.scalar_type() == ScalarType::Int, "sparse_conv2d: starts must be int32");
   STD_TORCH_CHECK(values.device() == x.device() && taps.device() == x.device() && starts.device() == x.device(),
                   "sparse_conv2d: values, taps and starts must be on the device of x");
-  STD_TORCH_CHECK(values.dim() == 2 && values.size(1) >= 1, "sparse_conv2d: values must be [blocks, block_rows], got ",
-                  values.dim(), " dimensions");
+  if (is_code(type)) {
+    STD_TORCH_CHECK(values.dim() == 3 && values.size(1) >= 1 && values.size(2) == sparse::kQuad,
+                    "sparse_conv2d: values of int8 must be [blocks, block_rows, 4], got ", values.dim(), " dimensions");
+    STD_TORCH_CHECK(reinterpret_cast<uintptr_t>(values.const_data_ptr()) % sparse::kQuad == 0,
+                    "sparse_conv2d: values of int8 must be aligned to 4 bytes");
+  } else {
+    STD_TORCH_CHECK(values.dim() == 2 && values.size(1) >= 1,
+                    "sparse_conv2d: values must be [blocks, block_rows], got ", values.dim(), " dimensions");
+  }
   STD_TORCH_CHECK(taps.dim() == 1 && taps.size(0) == values.size(0), "sparse_conv2d: taps must have ", values.size(0),
                   " entries (the blocks of values), got ", taps.numel());
   const int64_t rows = values.size(1);
   STD_TORCH_CHECK(a.groups == 1 || a.out_channels / a.groups % rows == 0,
                   "sparse_conv2d: with groups, the output channels of a group must be a multiple of ", rows,
                   " (block rows), got ", a.out_channels / a.groups);
-  const int64_t channels = x.size(1) / a.groups;
+  const int64_t codes = x.size(1) / a.groups, channels = is_code(type) ? sparse::quads_of(codes) : codes;
   const int64_t cells = (a.out_channels + rows - 1) / rows * ((channels + a.chunk - 1) / a.chunk);
   STD_TORCH_CHECK(starts.dim() == 1 && starts.size(0) == cells + 1, "sparse_conv2d: starts must have ", cells + 1,
                   " entries (block rows times chunks of channels, and 1), got ", starts.numel());
   const int64_t taps_of_chunk = a.chunk << sparse::tap_bits(a.kernel_size[0] * a.kernel_size[1]);
   STD_TORCH_CHECK(taps_of_chunk <= 32768, "sparse_conv2d: a chunk must have at most 32768 taps, got ", taps_of_chunk);
   if (bias.has_value()) {
-    STD_TORCH_CHECK(bias->scalar_type() == x.scalar_type(), "sparse_conv2d: bias must have the dtype of x");
+    STD_TORCH_CHECK(bias->scalar_type() == sum_type_of(type),
+                    "sparse_conv2d: bias must have the dtype of x, or int32 for int8 and uint8");
     STD_TORCH_CHECK(bias->device() == x.device(), "sparse_conv2d: bias must be on the device of x");
     STD_TORCH_CHECK(bias->dim() == 1 && bias->numel() == a.out_channels, "sparse_conv2d: bias must have ",
                     a.out_channels, " values (out_channels), got ", bias->numel());

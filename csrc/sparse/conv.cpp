@@ -2,28 +2,28 @@
 #include "conv.h"
 
 #include <algorithm>
-#include <cstdlib>
+#include <limits>
 #include <memory>
-#include <new>
 #include <stdexcept>
 #include <vector>
 
 #include "../isa.h"
+#include "arena.h"
 #include "kernels.h"
 
 namespace yhw {
 namespace sparse {
 namespace {
 
-constexpr size_t kAlignment = 64;
 // Accumulators of one task between two chunks: they and the weights share the second-level cache.
 constexpr int64_t kAccumulatorBytes = 512 << 10;
 // Idle time of threads that is worth a further copy of the input.
 constexpr double kBalance = 1.1;
-constexpr uint16_t kNoTap = 0xffff;
+template <typename Place>
+constexpr Place kNoTap = std::numeric_limits<Place>::max();
 
-template <typename Real>
-Kernels<Real> kernels_of(Path path);
+template <typename Element>
+Kernels<Element> kernels_of(Path path);
 
 template <>
 Kernels<double> kernels_of<double>(Path) {
@@ -33,10 +33,10 @@ Kernels<double> kernels_of<double>(Path) {
 template <>
 Kernels<float> kernels_of<float>(Path path) {
 #if defined(YHW_X86)
-  if (path == Path::kAvx512) {
+  if (path == Path::kAvx512 || path == Path::kAvx512Vnni) {
     return avx512_kernels();
   }
-  if (path == Path::kAvx2) {
+  if (path != Path::kScalar) {
     return avx2_kernels();
   }
 #endif
@@ -44,73 +44,61 @@ Kernels<float> kernels_of<float>(Path path) {
   return scalar_kernels_float();
 }
 
-// Aligned memory that grows and is kept for the next call on this thread: fresh pages cost more than the work on them.
-class Arena {
- public:
-  Arena() = default;
-  Arena(const Arena&) = delete;
-  Arena& operator=(const Arena&) = delete;
-  ~Arena() { std::free(memory_); }
-
-  char* reserve(size_t bytes) {
-    if (bytes > size_) {
-      std::free(memory_);
-      size_ = 0;
-      memory_ = static_cast<char*>(std::aligned_alloc(kAlignment, bytes));
-      if (memory_ == nullptr) {
-        throw std::bad_alloc();
-      }
-      size_ = bytes;
-    }
-    return memory_;
+template <>
+Kernels<int32_t> kernels_of<int32_t>(Path path) {
+#if defined(YHW_X86)
+  if (path == Path::kAvx512Vnni) {
+    return avx512vnni_kernels_quads();
   }
-
- private:
-  char* memory_ = nullptr;
-  size_t size_ = 0;
-};
-
-// Takes aligned arrays from a block of memory; from null it only counts.
-class Cursor {
- public:
-  explicit Cursor(char* memory) : memory_(memory) {}
-
-  template <typename T>
-  T* take(int64_t count) {
-    char* at = memory_ == nullptr ? nullptr : memory_ + used_;
-    used_ += (static_cast<size_t>(count) * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
-    return reinterpret_cast<T*>(at);
+  if (path == Path::kAvxVnni) {
+    return avxvnni_kernels_quads();
   }
-  size_t used() const { return used_; }
+  if (path != Path::kScalar) {
+    return avx2_kernels_quads();
+  }
+#endif
+  static_cast<void>(path);
+  return scalar_kernels_quads();
+}
 
- private:
-  char* memory_;
-  size_t used_ = 0;
-};
-
-template <typename Real>
-Workspace<Real> lay_out(Cursor& cursor, const Job<Real>& job, int64_t block_rows_of_task) {
+template <typename Element>
+Workspace<Element> lay_out(Cursor& cursor, const Job<Element>& job, int64_t block_rows_of_task) {
   const Tiling& t = job.tiling;
   const int64_t block = job.problem.weights.block_rows, vector = t.lanes, pieces = t.lanes / t.strip;
-  Workspace<Real> w{};
-  w.input = cursor.take<Real>(job.problem.weights.chunk * t.channel_vectors * vector);
-  w.accumulators = cursor.take<Real>(job.problem.chunk_count() > 1 ? block_rows_of_task * block * t.rows * vector : 0);
-  w.result = cursor.take<Real>(block * t.rows * vector);
-  w.bias = cursor.take<Real>(block * vector);
+  Workspace<Element> w{};
+  w.input = cursor.take<Element>(job.problem.weights.chunk * t.channel_vectors * vector);
+  w.accumulators =
+      cursor.take<Element>(job.problem.chunk_count() > 1 ? block_rows_of_task * block * t.rows * vector : 0);
+  w.result = cursor.take<Element>(block * t.rows * vector);
+  w.bias = cursor.take<Element>(block * vector);
   w.loads = cursor.take<Copy>(static_cast<int64_t>(t.input_rows.size()) * t.shape.kernel_w * pieces);
   w.stores = cursor.take<Copy>(t.rows * pieces);
   return w;
 }
 
-// Parts that the block rows of a tile are split into: as few as fit the cache and keep all threads busy.
-template <typename Real>
-int64_t split_rows(const Job<Real>& job, int threads) {
-  const Tiling& t = job.tiling;
-  const int64_t block_rows = job.problem.block_row_count();
-  const int64_t per_row = job.problem.weights.block_rows * t.rows * t.lanes * static_cast<int64_t>(sizeof(Real));
-  const int64_t bytes = job.problem.chunk_count() > 1 ? block_rows * per_row : 0;
+template <typename Element>
+RegionWorkspace<Element> lay_out(Cursor& cursor, const RegionJob<Element>& job, int64_t block_rows_of_task) {
+  const Regions& r = job.regions;
+  const Weights<Element>& weights = job.problem.weights;
+  // Transposing reads whole vectors of pixels.
+  constexpr int64_t kBeyond = kRegionRows;
+  const int64_t rows = job.problem.chunk_count() > 1 ? block_rows_of_task * weights.block_rows / kRegionRows : 1;
+  RegionWorkspace<Element> w{};
+  w.input = cursor.take<Element>(weights.chunk * r.channel_elements());
+  w.sums = cursor.take<Element>((rows * r.pixels() + kBeyond) * kRegionRows);
+  w.bias = cursor.take<Element>(kRegionRows);
+  w.loads = cursor.take<Copy>(r.channel_elements());
+  return w;
+}
+
+// Parts that the block rows of a tile or region are split into: as few as fit the cache and keep all threads busy.
+template <typename Element>
+int64_t split_rows(const Problem<Element>& problem, int64_t pieces, int64_t pixels, int threads) {
+  const int64_t block_rows = problem.block_row_count();
+  const int64_t per_row = problem.weights.block_rows * pixels * static_cast<int64_t>(sizeof(Element));
+  const int64_t bytes = problem.chunk_count() > 1 ? block_rows * per_row : 0;
   const auto idle = [&](int64_t parts) {
-    const int64_t tasks = t.tiles * parts;
+    const int64_t tasks = pieces * parts;
     return static_cast<double>((tasks + threads - 1) / threads * threads) / static_cast<double>(tasks);
   };
   int64_t parts = (bytes + kAccumulatorBytes - 1) / kAccumulatorBytes;
@@ -121,63 +109,94 @@ int64_t split_rows(const Job<Real>& job, int threads) {
   return std::min(parts, block_rows);
 }
 
-// Turns taps into vectors of the tile buffer.
-template <typename Real>
-std::unique_ptr<uint16_t[]> place_taps(const Problem<Real>& problem, const Tiling& tiling) {
-  const Weights<Real>& w = problem.weights;
+// Turns taps into places of the buffer; table: the place of every tap of a chunk, kNoTap of those that do not exist.
+template <typename Place, typename Element>
+std::unique_ptr<Place[]> place_taps(const Problem<Element>& problem, const std::vector<Place>& table) {
+  const Weights<Element>& w = problem.weights;
   const int bits = tap_bits(problem.shape.kernel_size());
-  const size_t per_channel = size_t{1} << bits;
-  std::vector<uint16_t> table(static_cast<size_t>(w.chunk) * per_channel, kNoTap);
-  for (size_t channel = 0; channel < static_cast<size_t>(w.chunk); ++channel) {
-    for (size_t tap = 0; tap < tiling.tap_vectors.size(); ++tap) {
-      const size_t vector = channel * static_cast<size_t>(tiling.channel_vectors) + tiling.tap_vectors[tap];
-      table[channel * per_channel + tap] = static_cast<uint16_t>(vector);
-    }
-  }
   const int64_t chunks = problem.chunk_count(), rows = problem.block_row_count();
-  std::unique_ptr<uint16_t[]> offsets(new uint16_t[static_cast<size_t>(w.starts[chunks * rows]) + 1]);
+  std::unique_ptr<Place[]> places(new Place[static_cast<size_t>(w.starts[chunks * rows]) + 1]);
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     const int64_t channels = std::min<int64_t>(w.chunk, problem.shape.group_channels() - chunk * w.chunk);
     const size_t limit = static_cast<size_t>(channels) << bits;
     bool bad = false;
     for (int32_t i = w.starts[chunk * rows]; i < w.starts[(chunk + 1) * rows]; ++i) {
       const size_t tap = static_cast<uint16_t>(w.taps[i]);
-      const uint16_t offset = table[tap < limit ? tap : 0];
-      bad |= tap >= limit || offset == kNoTap;
-      offsets[static_cast<size_t>(i)] = offset;
+      const Place place = table[tap < limit ? tap : 0];
+      bad |= tap >= limit || place == kNoTap<Place>;
+      places[static_cast<size_t>(i)] = place;
     }
     if (bad) {
       throw std::runtime_error("sparse_conv2d: taps must point into their chunk of channels and into the kernel");
     }
   }
-  return offsets;
+  return places;
 }
 
-}  // namespace
-
-template <typename Real>
-void convolve(const Problem<Real>& problem, Path path, int threads, const Parallel& parallel) {
-  const Kernels<Real> kernels = kernels_of<Real>(path);
-  Job<Real> job{problem, make_tiling(problem.shape, kernels.lanes, kernels.max_rows, problem.weights.chunk), nullptr};
-  if (job.tiling.tiles == 0 || problem.shape.out_channels == 0) {
-    return;
+// taps: the place of every tap in its channel; a channel takes `per_channel`.
+template <typename Place, typename Element>
+std::vector<Place> tap_table(const Problem<Element>& problem, const std::vector<Place>& taps, int64_t per_channel) {
+  const size_t codes = size_t{1} << tap_bits(problem.shape.kernel_size());
+  std::vector<Place> table(static_cast<size_t>(problem.weights.chunk) * codes, kNoTap<Place>);
+  for (size_t channel = 0; channel < static_cast<size_t>(problem.weights.chunk); ++channel) {
+    for (size_t tap = 0; tap < taps.size(); ++tap) {
+      table[channel * codes + tap] = static_cast<Place>(channel * static_cast<size_t>(per_channel) + taps[tap]);
+    }
   }
-  const std::unique_ptr<uint16_t[]> offsets = place_taps(problem, job.tiling);
-  job.offsets = offsets.get();
-  const int64_t block_rows = problem.block_row_count(), parts = split_rows(job, threads);
-  parallel(job.tiling.tiles * parts, [&](int64_t task) {
+  return table;
+}
+
+// How the work is shared among threads.
+struct Division {
+  int64_t pieces;  // tiles or regions
+  int64_t parts;   // of the rows of blocks
+  const Parallel* parallel;
+};
+
+// Runs every part of every piece, each with memory of its thread.
+template <typename Element, typename AnyJob, typename Run>
+void run_parts(const AnyJob& job, const Division& division, const Run& run) {
+  const int64_t block_rows = job.problem.block_row_count(), parts = division.parts;
+  (*division.parallel)(division.pieces* parts, [&](int64_t task) {
     static thread_local Arena arena;
     const int64_t part = task % parts;
     const int64_t first = block_rows * part / parts, last = block_rows * (part + 1) / parts;
     Cursor count(nullptr);
-    lay_out(count, job, last - first);
+    lay_out<Element>(count, job, last - first);
     Cursor cursor(arena.reserve(count.used()));
-    kernels.run_tile(job, task / parts, first, last, lay_out(cursor, job, last - first));
+    run(job, task / parts, first, last, lay_out<Element>(cursor, job, last - first));
   });
+}
+
+}  // namespace
+
+template <typename Element>
+void convolve(const Problem<Element>& problem, Path path, int threads, const Parallel& parallel) {
+  const ConvShape& s = problem.shape;
+  if (s.batch * s.out_channels * s.out_height() * s.out_width() == 0) {
+    return;
+  }
+  const Kernels<Element> kernels = kernels_of<Element>(path);
+  if (kernels.run_region != nullptr && problem.weights.block_rows % kRegionRows == 0) {
+    RegionJob<Element> job{problem, make_regions(s, kernels.lanes), nullptr};
+    const Regions& r = job.regions;
+    const auto places = place_taps(problem, tap_table(problem, r.tap_elements, r.channel_elements()));
+    job.offsets = places.get();
+    run_parts<Element>(job, {r.count(), split_rows(problem, r.count(), r.pixels(), threads), &parallel},
+                       kernels.run_region);
+    return;
+  }
+  Job<Element> job{problem, make_tiling(s, kernels.lanes, kernels.max_rows, problem.weights.chunk), nullptr};
+  const Tiling& t = job.tiling;
+  const auto places = place_taps(problem, tap_table(problem, t.tap_vectors, t.channel_vectors));
+  job.offsets = places.get();
+  run_parts<Element>(job, {t.tiles, split_rows(problem, t.tiles, int64_t{t.rows} * t.lanes, threads), &parallel},
+                     kernels.run_tile);
 }
 
 template void convolve(const Problem<float>&, Path, int, const Parallel&);
 template void convolve(const Problem<double>&, Path, int, const Parallel&);
+template void convolve(const Problem<int32_t>&, Path, int, const Parallel&);
 
 }  // namespace sparse
 }  // namespace yhw

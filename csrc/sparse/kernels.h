@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// What conv.cpp asks of an instruction set; the implementations are instances of kernels_impl.h.
+// What conv.cpp asks of an instruction set; the implementations are instances of kernels_impl.h and
+// regions_impl.h.
 #ifndef YHW_SPARSE_KERNELS_H_
 #define YHW_SPARSE_KERNELS_H_
 
 #include "conv.h"
+#include "regions.h"
 
 namespace yhw {
 namespace sparse {
 
-template <typename Real>
+template <typename Element>
 struct Job {
-  Problem<Real> problem;
+  Problem<Element> problem;
   Tiling tiling;
   const uint16_t* offsets;  // [blocks]: first vector of the block's tap in the tile buffer
 };
@@ -19,32 +21,55 @@ struct Job {
 struct Copy {
   int64_t map;    // elements from the start of the channel in the first image
   int32_t tile;   // elements from the start of the channel's part of the buffer
-  uint32_t mask;  // lanes that exist; the others read as zero and are not written
+  uint32_t mask;  // lanes that exist; the others read as `outside` and are not written
 };
 
 // Memory of one thread, all aligned to vectors.
-template <typename Real>
+template <typename Element>
 struct Workspace {
-  Real* input;         // [chunk][channel_vectors][lanes]
-  Real* accumulators;  // [block rows of the task][block_rows][rows][lanes], for more than one chunk
-  Real* result;        // [block_rows][rows][lanes]
-  Real* bias;          // [block_rows][lanes]
-  Copy* loads;         // [input_rows * kernel_w * pieces]
-  Copy* stores;        // [rows * pieces]
+  Element* input;         // [chunk][channel_vectors][lanes]
+  Element* accumulators;  // [block rows of the task][block_rows][rows][lanes], for more than one chunk
+  Element* result;        // [block_rows][rows][lanes]
+  Element* bias;          // [block_rows][lanes]
+  Copy* loads;            // [input_rows * kernel_w * pieces]
+  Copy* stores;           // [rows * pieces]
 };
 
-template <typename Real>
+template <typename Element>
+struct RegionJob {
+  Problem<Element> problem;
+  Regions regions;
+  const uint32_t* offsets;  // [blocks]: element of the block's tap in the buffer
+};
+
+template <typename Element>
+struct RegionWorkspace {
+  Element* input;  // [chunk][channel_elements]
+  Element* sums;   // [pixels][16] for one row of blocks or, with more than one chunk, for all 16 channels of the task
+  Element* bias;   // [16]
+  Copy* loads;     // [input_rows * phases * phase_pitch / lanes]
+};
+
+template <typename Element>
 struct Kernels {
   int32_t lanes;
   int32_t max_rows;
   // Block rows [first, last) of one tile.
-  void (*run_tile)(const Job<Real>& job, int64_t tile, int64_t first, int64_t last, const Workspace<Real>& workspace);
+  void (*run_tile)(const Job<Element>& job, int64_t tile, int64_t first, int64_t last,
+                   const Workspace<Element>& workspace);
+  // The same of one region; null where there is no such kernel.
+  void (*run_region)(const RegionJob<Element>& job, int64_t region, int64_t first, int64_t last,
+                     const RegionWorkspace<Element>& workspace);
 };
 
 Kernels<float> scalar_kernels_float();
 Kernels<double> scalar_kernels_double();
+Kernels<int32_t> scalar_kernels_quads();
 Kernels<float> avx2_kernels();
+Kernels<int32_t> avx2_kernels_quads();
+Kernels<int32_t> avxvnni_kernels_quads();
 Kernels<float> avx512_kernels();
+Kernels<int32_t> avx512vnni_kernels_quads();
 
 }  // namespace sparse
 }  // namespace yhw

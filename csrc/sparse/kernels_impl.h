@@ -2,13 +2,14 @@
 // The sparse kernels for any instruction set. Included by one source file per instruction set, which defines the type
 // Isa; everything here is in the unnamed namespace, so no code of one instruction set is linked into another.
 //
-// Isa: Real, Vector, kLanes, kMaxRows (of a tile), max_rows(M) (vectors of M output channels that fit the registers),
-// load, store, store_lanes (those of a mask, unaligned), broadcast, fma(a, b, c) = a * b + c rounded once, maximum,
-// minimum (the second operand where one is NaN), leaky, copy_in<Strip>(to, from, mask, stride), copy_out<Strip>(to,
-// from, mask), prefetch.
+// Isa: Element, Vector, kLanes, kMaxRows (of a tile), max_rows(M) (vectors of M output channels that fit the
+// registers), load, store, store_lanes (those of a mask, unaligned), broadcast, fma(weight, x, sum) = weight * x + sum
+// rounded once, copy_in<Strip>(to, from, mask, stride, outside), copy_out<Strip>(to, from, mask), prefetch. For floats
+// also maximum, minimum (the second operand where one is NaN) and leaky.
 #ifndef YHW_SPARSE_KERNELS_IMPL_H_
 #define YHW_SPARSE_KERNELS_IMPL_H_
 
+#include <type_traits>
 #include <utility>
 
 #include "kernels.h"
@@ -21,42 +22,28 @@ namespace sparse {
 namespace {
 
 // One row of blocks, M of its output channels, Q vectors: all accumulators are in registers. Strides are in elements.
-template <typename Real>
+template <typename Element>
 struct Span {
-  const Real* tile;
+  const Element* tile;
   const uint16_t* offsets;
-  const Real* weights;
+  const Element* weights;
   int64_t weight_step;
   int64_t count;
-  const Real* from;
+  const Element* from;
   int64_t from_channel, from_vector;
-  Real* to;
+  Element* to;
   int64_t to_channel;
   Activation activation;  // none before the last chunk
-  Real slope;
+  Element slope;
   const Copy* direct;  // where each vector goes from `to`, in the map; null: one after another
 };
 
-template <class Isa>
-YHW_INLINE typename Isa::Vector activate(Activation activation, typename Isa::Vector slope, typename Isa::Vector v) {
-  switch (activation) {
-    case Activation::kLeaky:
-      return Isa::leaky(v, slope);
-    case Activation::kRelu:
-      return Isa::maximum(Isa::broadcast(0), v);
-    case Activation::kRelu6:
-      return Isa::minimum(Isa::broadcast(6), Isa::maximum(Isa::broadcast(0), v));
-    default:
-      return v;
-  }
-}
-
 template <class Isa, int M, int Q>
 struct Accumulators {
-  using Real = typename Isa::Real;
+  using Element = typename Isa::Element;
   typename Isa::Vector sum[M][Q];
 
-  YHW_INLINE void add(const Real* x, const Real* w) {
+  YHW_INLINE void add(const Element* x, const Element* w) {
     if (M == 1) {  // the sums read the input from memory
       const auto weight = Isa::broadcast(w[0]);
       YHW_UNROLL for (int q = 0; q < Q; ++q) {
@@ -74,35 +61,37 @@ struct Accumulators {
 };
 
 template <class Isa, int M, int Q>
-YHW_INLINE void accumulate(const Span<typename Isa::Real>& span) {
-  using Real = typename Isa::Real;
+YHW_INLINE void accumulate(const Span<typename Isa::Element>& span) {
+  using Element = typename Isa::Element;
   Accumulators<Isa, M, Q> acc;
   YHW_UNROLL for (int m = 0; m < M; ++m) {
     YHW_UNROLL for (int q = 0; q < Q; ++q) {
       acc.sum[m][q] = Isa::load(span.from + m * span.from_channel + q * span.from_vector);
     }
   }
-  const Real* const tile = span.tile;
+  const Element* const tile = span.tile;
   const uint16_t* offset = span.offsets;
-  const Real* w = span.weights;
+  const Element* w = span.weights;
   const int64_t step = span.weight_step;
   // Two blocks per round: the loads of the second do not wait for the sums of the first.
   for (const uint16_t* const end = offset + (span.count & ~int64_t{1}); offset != end; offset += 2, w += 2 * step) {
-    const Real* const first = tile + int64_t{offset[0]} * Isa::kLanes;
-    const Real* const second = tile + int64_t{offset[1]} * Isa::kLanes;
+    const Element* const first = tile + int64_t{offset[0]} * Isa::kLanes;
+    const Element* const second = tile + int64_t{offset[1]} * Isa::kLanes;
     acc.add(first, w);
     acc.add(second, w + step);
   }
   if (span.count & 1) {
     acc.add(tile + int64_t{offset[0]} * Isa::kLanes, w);
   }
-  if (span.activation != Activation::kNone) {
-    const auto slope = Isa::broadcast(span.slope);
-    YHW_UNROLL for (int m = 0; m < M; ++m) {
-      YHW_UNROLL for (int q = 0; q < Q; ++q) { acc.sum[m][q] = activate<Isa>(span.activation, slope, acc.sum[m][q]); }
+  if constexpr (std::is_floating_point<Element>::value) {
+    if (span.activation != Activation::kNone) {
+      const auto slope = Isa::broadcast(span.slope);
+      YHW_UNROLL for (int m = 0; m < M; ++m) {
+        YHW_UNROLL for (int q = 0; q < Q; ++q) { acc.sum[m][q] = activate<Isa>(span.activation, slope, acc.sum[m][q]); }
+      }
     }
   }
-  Real* const to = span.to;
+  Element* const to = span.to;
   const int64_t to_channel = span.to_channel;
   if (const Copy* const direct = span.direct) {
     YHW_UNROLL for (int m = 0; m < M; ++m) {
@@ -118,13 +107,13 @@ YHW_INLINE void accumulate(const Span<typename Isa::Real>& span) {
 }
 
 template <class Isa, int M, int Q>
-void accumulate_span(const Span<typename Isa::Real>& span) {
+void accumulate_span(const Span<typename Isa::Element>& span) {
   accumulate<Isa, M, Q>(span);
 }
 
 template <class Isa, int M, int... Q>
-YHW_INLINE void dispatch_rows(int rows, const Span<typename Isa::Real>& span, std::integer_sequence<int, Q...>) {
-  using Function = void (*)(const Span<typename Isa::Real>&);
+YHW_INLINE void dispatch_rows(int rows, const Span<typename Isa::Element>& span, std::integer_sequence<int, Q...>) {
+  using Function = void (*)(const Span<typename Isa::Element>&);
   static constexpr Function kTable[] = {accumulate_span<Isa, M, Q + 1>...};
   kTable[rows - 1](span);
 }
@@ -132,7 +121,7 @@ YHW_INLINE void dispatch_rows(int rows, const Span<typename Isa::Real>& span, st
 // M output channels of a row of blocks, all rows of the tile in runs of equal length as far as possible. The span is
 // changed in place: a copy would be read before its parts have left the store queue.
 template <class Isa, int M>
-YHW_INLINE void all_rows(int rows, Span<typename Isa::Real>& span) {
+YHW_INLINE void all_rows(int rows, Span<typename Isa::Element>& span) {
   constexpr int kMost = Isa::max_rows(M);
   int done = 0;
   for (int runs = (rows + kMost - 1) / kMost; runs > 0; --runs) {
@@ -159,7 +148,7 @@ YHW_INLINE void all_rows(int rows, Span<typename Isa::Real>& span) {
 }
 
 template <class Isa>
-YHW_INLINE void all_channels(int channels, int rows, Span<typename Isa::Real>& span) {
+YHW_INLINE void all_channels(int channels, int rows, Span<typename Isa::Element>& span) {
   for (; channels >= 4; channels -= 4) {
     all_rows<Isa, 4>(rows, span);
   }
@@ -184,10 +173,10 @@ YHW_INLINE uint32_t lanes_inside(int64_t start, int64_t step, int64_t size, int 
 template <class Isa, int Strip>
 class TileRun {
  public:
-  using Real = typename Isa::Real;
+  using Element = typename Isa::Element;
   static constexpr int kPieces = Isa::kLanes / Strip;
 
-  TileRun(const Job<Real>& job, const Workspace<Real>& workspace) : job_(job), t_(job.tiling), work_(workspace) {}
+  TileRun(const Job<Element>& job, const Workspace<Element>& workspace) : job_(job), t_(job.tiling), work_(workspace) {}
 
   void run(int64_t tile, int64_t first, int64_t last) {
     list_copies(tile);
@@ -249,14 +238,14 @@ class TileRun {
     const ConvShape& s = job_.problem.shape;
     const int64_t pixels = s.height * s.width, columns = s.kernel_w, runs = load_count_ / columns;
     const int64_t ahead = end < channels ? (end - begin) * pixels : Strip * kPieces - begin * pixels;
-    Real* to = work_.input;
+    Element* to = work_.input;
     for (int64_t c = begin; c < end; ++c, to += int64_t{t_.channel_vectors} * Isa::kLanes) {
-      const Real* from = job_.problem.x + (group_start + c) * pixels;
+      const Element* from = job_.problem.x + (group_start + c) * pixels;
       const Copy* copy = work_.loads;
       for (int64_t run = 0; run < runs; ++run) {
         Isa::prefetch(from + copy->map + ahead);
         for (int64_t column = 0; column < columns; ++column, ++copy) {
-          Isa::template copy_in<Strip>(to + copy->tile, from + copy->map, copy->mask, s.stride_w);
+          Isa::template copy_in<Strip>(to + copy->tile, from + copy->map, copy->mask, s.stride_w, job_.problem.outside);
         }
       }
     }
@@ -267,7 +256,7 @@ class TileRun {
       run_single_rows(std::make_integer_sequence<int, Isa::max_rows(1)>(), chunk, first, last, is_last_chunk);
     } else {
       run_rows_by(
-          [this](Span<Real>& span) {
+          [this](Span<Element>& span) {
             all_channels<Isa>(static_cast<int>(job_.problem.weights.block_rows), t_.rows, span);
           },
           chunk, first, last, is_last_chunk);
@@ -283,20 +272,20 @@ class TileRun {
   }
   template <int Q>
   void run_single_rows_of(int64_t chunk, int64_t first, int64_t last, bool is_last) {
-    run_rows_by([](Span<Real>& span) __attribute__((always_inline)) { accumulate<Isa, 1, Q>(span); }, chunk, first,
+    run_rows_by([](Span<Element>& span) __attribute__((always_inline)) { accumulate<Isa, 1, Q>(span); }, chunk, first,
                 last, is_last);
   }
 
   template <typename Kernel>
   YHW_INLINE void run_rows_by(const Kernel& kernel, int64_t chunk, int64_t first, int64_t last, bool is_last_chunk) {
-    const Weights<Real>& w = job_.problem.weights;
+    const Weights<Element>& w = job_.problem.weights;
     const int64_t block = w.block_rows, size = block * t_.rows * Isa::kLanes;
     const int32_t* starts = w.starts + chunk * job_.problem.block_row_count();
     const uint16_t* const offsets = job_.offsets;
-    Real* kept = work_.accumulators;
+    Element* kept = work_.accumulators;
     for (int64_t row = first; row < last; ++row, kept += size) {
       const int64_t start = starts[row];
-      Span<Real> span;
+      Span<Element> span;
       span.tile = work_.input;
       span.offsets = offsets + start;
       span.weights = w.values + start * block;
@@ -338,18 +327,18 @@ class TileRun {
   }
 
   void spread_bias(int64_t channel) {
-    const Problem<Real>& p = job_.problem;
+    const Problem<Element>& p = job_.problem;
     for (int64_t m = 0; m < p.weights.block_rows; ++m) {
       const bool exists = p.bias != nullptr && channel + m < p.shape.out_channels;
-      Isa::store(work_.bias + m * Isa::kLanes, Isa::broadcast(exists ? p.bias[channel + m] : Real{0}));
+      Isa::store(work_.bias + m * Isa::kLanes, Isa::broadcast(exists ? p.bias[channel + m] : Element{0}));
     }
   }
 
   // Lines that the next row of blocks writes are fetched while this one is computed.
   YHW_INLINE void prefetch_output(int64_t channel) {
-    const Problem<Real>& p = job_.problem;
+    const Problem<Element>& p = job_.problem;
     for (int64_t m = 0; m < p.weights.block_rows && channel + m < p.shape.out_channels; ++m) {
-      const Real* to = p.y + (channel + m) * t_.pixels;
+      const Element* to = p.y + (channel + m) * t_.pixels;
       for (int64_t i = 0; i < store_count_; ++i) {
         Isa::prefetch(to + work_.stores[i].map);
       }
@@ -357,10 +346,10 @@ class TileRun {
   }
 
   void copy_out(int64_t channel) {
-    const Problem<Real>& p = job_.problem;
-    const Real* from = work_.result;
+    const Problem<Element>& p = job_.problem;
+    const Element* from = work_.result;
     for (int64_t m = 0; m < p.weights.block_rows && channel + m < p.shape.out_channels; ++m) {
-      Real* to = p.y + (channel + m) * t_.pixels;
+      Element* to = p.y + (channel + m) * t_.pixels;
       for (int64_t i = 0; i < store_count_; ++i) {
         const Copy& copy = work_.stores[i];
         Isa::template copy_out<Strip>(to + copy.map, from + copy.tile, copy.mask);
@@ -369,15 +358,15 @@ class TileRun {
     }
   }
 
-  const Job<Real>& job_;
+  const Job<Element>& job_;
   const Tiling& t_;
-  const Workspace<Real>& work_;
+  const Workspace<Element>& work_;
   int64_t load_count_ = 0, store_count_ = 0;
 };
 
 template <class Isa>
-void run_tile(const Job<typename Isa::Real>& job, int64_t tile, int64_t first, int64_t last,
-              const Workspace<typename Isa::Real>& workspace) {
+void run_tile(const Job<typename Isa::Element>& job, int64_t tile, int64_t first, int64_t last,
+              const Workspace<typename Isa::Element>& workspace) {
   if (job.tiling.strip == Isa::kLanes) {
     TileRun<Isa, Isa::kLanes>(job, workspace).run(tile, first, last);
   } else if (job.tiling.strip == Isa::kLanes / 2) {
@@ -388,8 +377,8 @@ void run_tile(const Job<typename Isa::Real>& job, int64_t tile, int64_t first, i
 }
 
 template <class Isa>
-Kernels<typename Isa::Real> make_kernels() {
-  return {Isa::kLanes, Isa::kMaxRows, run_tile<Isa>};
+Kernels<typename Isa::Element> make_kernels() {
+  return {Isa::kLanes, Isa::kMaxRows, run_tile<Isa>, nullptr};
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sparse kernels for any processor, in single and double precision.
+// Sparse kernels for any processor: floats of both precisions and 8-bit codes.
 #include <cmath>
 
 #include "kernels_impl.h"
@@ -8,9 +8,25 @@ namespace yhw {
 namespace sparse {
 namespace {
 
+// Rounded once, as the vector instructions do; slow where the processor has no such instruction.
+template <typename T>
+T multiply_add(T weight, T x, T sum) {
+  return std::fma(weight, x, sum);
+}
+
+// The product of a quad of unsigned codes and one of signed weights, modulo 2^32.
+int32_t multiply_add(int32_t weight, int32_t x, int32_t sum) {
+  uint32_t total = static_cast<uint32_t>(sum);
+  for (int byte = 0; byte < 4; ++byte) {
+    const int code = static_cast<uint8_t>(static_cast<uint32_t>(x) >> (8 * byte));
+    total += static_cast<uint32_t>(code * static_cast<int8_t>(static_cast<uint32_t>(weight) >> (8 * byte)));
+  }
+  return static_cast<int32_t>(total);
+}
+
 template <typename T>
 struct ScalarIsa {
-  using Real = T;
+  using Element = T;
   static constexpr int kLanes = 8;
   static constexpr int kMaxRows = 8;
   struct Vector {
@@ -53,11 +69,10 @@ struct ScalarIsa {
     }
     return v;
   }
-  // Rounded once, as the vector instructions do; slow where the processor has no such instruction.
-  static Vector fma(const Vector& a, const Vector& b, const Vector& c) {
+  static Vector fma(const Vector& weight, const Vector& x, const Vector& sum) {
     Vector v;
     for (int l = 0; l < kLanes; ++l) {
-      v.lane[l] = std::fma(a.lane[l], b.lane[l], c.lane[l]);
+      v.lane[l] = multiply_add(weight.lane[l], x.lane[l], sum.lane[l]);
     }
     return v;
   }
@@ -73,9 +88,9 @@ struct ScalarIsa {
   static void prefetch(const T*) {}
 
   template <int Strip>
-  static void copy_in(T* to, const T* from, uint32_t mask, int64_t stride) {
+  static void copy_in(T* to, const T* from, uint32_t mask, int64_t stride, T outside) {
     for (int l = 0; l < Strip; ++l) {
-      to[l] = (mask >> l & 1) != 0 ? from[l * stride] : T{0};
+      to[l] = (mask >> l & 1) != 0 ? from[l * stride] : outside;
     }
   }
   template <int Strip>
@@ -92,6 +107,7 @@ struct ScalarIsa {
 
 Kernels<float> scalar_kernels_float() { return make_kernels<ScalarIsa<float>>(); }
 Kernels<double> scalar_kernels_double() { return make_kernels<ScalarIsa<double>>(); }
+Kernels<int32_t> scalar_kernels_quads() { return make_kernels<ScalarIsa<int32_t>>(); }
 
 }  // namespace sparse
 }  // namespace yhw

@@ -12,10 +12,6 @@ constexpr int64_t kMaxOffset = 65534;  // offsets into the tile buffer are uint1
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-bool is_flat(const ConvShape& s) {
-  return s.kernel_size() == 1 && s.stride_h == 1 && s.stride_w == 1 && s.pad_h == 0 && s.pad_w == 0;
-}
-
 // Chooses strip width and rows: the fewest vectors to compute, with a charge per tile for the copies around them.
 void choose_tile(Tiling& t, int32_t max_rows) {
   const int64_t height = t.shape.out_height(), width = t.shape.out_width();

@@ -26,6 +26,11 @@ struct ConvShape {
   int64_t group_channels() const { return in_channels / groups; }
 };
 
+// Whether the output's pixels are the input's, across the ends of rows.
+inline bool is_flat(const ConvShape& s) {
+  return s.kernel_size() == 1 && s.stride_h == 1 && s.stride_w == 1 && s.pad_h == 0 && s.pad_w == 0;
+}
+
 // An input row of a tile, counted from the row of its first output at tap 0, and its place among a copy's vectors.
 struct TileRow {
   int64_t input_row;
@@ -34,7 +39,7 @@ struct TileRow {
 
 struct Tiling {
   ConvShape shape;  // `flat`: of the map as rows of `lanes` pixels, without kernel, stride and padding
-  bool flat;        // 1x1, stride 1, no padding: pixels are neighbours across the ends of rows
+  bool flat;        // is_flat
   int64_t pixels;   // of one output channel; the last row of a flat map may be shorter
   int32_t lanes, strip, rows;
   int64_t strips_x, strips_y, strips, tiles;

@@ -102,3 +102,11 @@ def test_choice_is_measured_for_a_weight() -> None:
     assert min(report.sparse_seconds, report.dense_seconds) > 0
     assert report.backend == ("sparse" if report.speedup >= 1 else "dense")
     assert report.density == pack_sparse(weight).density
+
+
+def test_weights_of_int8_are_refused() -> None:
+    weight = torch.ones(2, 2, 1, 1, dtype=torch.int8)
+    with pytest.raises(ValueError, match=r"got torch\.int8"):
+        SparseConv2d(pack_sparse(weight))
+    with pytest.raises(ValueError, match=r"got torch\.int8"):
+        choose_backend(weight, (1, 2, 3, 3))

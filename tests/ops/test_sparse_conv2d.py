@@ -14,6 +14,8 @@ from torch.nn import functional
 from yolo_hw.ops import Activation, PackedSparse, cpu_path, pack_sparse, set_cpu_path, sparse_conv2d
 
 PATHS = ["avx512", "avx2", "baseline"]
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
 EPS = 2.0**-24
 """Relative error of one float32 rounding."""
 
@@ -86,12 +88,25 @@ def test_random_layers(seed: int) -> None:
         assert all(torch.equal(results[0], other) for other in results[1:])
 
 
+@needs_cuda
+@pytest.mark.parametrize("seed", range(4))
+def test_cuda_has_the_bits_of_the_cpu(seed: int) -> None:
+    rng = random.Random(seed)
+    cases = [case for _ in range(40) if (case := random_case(rng)) is not None]
+    assert cases
+    for x, weight, block, opts in cases:
+        packed = pack_sparse(weight, f"block({block[0]}x{block[1]})")
+        want = sparse_conv2d(x, packed, activation=Activation.LEAKY, **opts)
+        got = sparse_conv2d(x.cuda(), packed.to("cuda"), activation=Activation.LEAKY, **opts)
+        assert torch.equal(got.cpu(), want)
+
+
 @pytest.mark.parametrize("pattern", ["unstructured", "block(16x1)"])
 def test_deep_layer_runs_in_chunks(pattern: str) -> None:
-    weight = sparse_weight(random.Random(3), (48, 150, 3, 3), (16, 1), 0.3)
+    weight = sparse_weight(random.Random(3), (48, 300, 3, 3), (16, 1), 0.3)
     packed = pack_sparse(weight, pattern)
-    assert packed.chunk < 150, "the test is for sums that are kept between chunks"
-    x = torch.randn(1, 150, 27, 31)
+    assert packed.chunk < 300, "the test is for sums that are kept between chunks"
+    x = torch.randn(1, 300, 27, 31)
     assert_close_to_dense(sparse_conv2d(x, packed, padding=1), x, weight, None, {"padding": 1})
 
 
@@ -109,11 +124,12 @@ def test_bits_depend_on_neither_threads_nor_batch() -> None:
         assert torch.equal(sparse_conv2d(x[i : i + 1], packed, padding=1), whole[i : i + 1])
 
 
-def test_table_by_hand() -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_table_by_hand(device: str) -> None:
     weight = torch.zeros(2, 1, 3, 3)
     weight[0, 0, 1, 1], weight[0, 0, 0, 2], weight[1, 0, 2, 0] = 2.0, 10.0, 1.0
-    x = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
-    y = sparse_conv2d(x, pack_sparse(weight), torch.tensor([0.5, -3.0]), padding=1)
+    x, bias = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]], device=device), torch.tensor([0.5, -3.0], device=device)
+    y = sparse_conv2d(x, pack_sparse(weight.to(device)), bias, padding=1)
     assert y.tolist() == [[[[2.5, 4.5], [26.5, 8.5]], [[-3.0, 0.0], [-3.0, -3.0]]]]
 
 
@@ -180,7 +196,7 @@ def raw(packed: PackedSparse, x: torch.Tensor, **change: Any) -> torch.Tensor:
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"x": torch.zeros(4, 6, 6)}, "4 dimensions"),
-    ({"x": torch.zeros(1, 4, 6, 6, dtype=torch.float16)}, "float32 or float64"),
+    ({"x": torch.zeros(1, 4, 6, 6, dtype=torch.float16)}, "float32, float64, int8 or uint8"),
     ({"x": torch.zeros(1, 4, 6, 6, dtype=torch.float64)}, "dtype of x"),
     ({"x": torch.zeros(1, 4, 2, 2)}, "not be smaller"),
     ({"stride": [0, 1]}, "stride must be at least 1, got 0"),

@@ -84,7 +84,7 @@ def test_first_group_with_too_many_is_named() -> None:
 
 
 def test_weights_that_cannot_be_packed() -> None:
-    with pytest.raises(ValueError, match="float32 or float64"):
+    with pytest.raises(ValueError, match="float32, float64 or int8"):
         pack_sparse(torch.zeros(2, 2, 1, 1, dtype=torch.float16))
     with pytest.raises(ValueError, match=r"\[K, C, R, S\]"):
         pack_sparse(torch.zeros(2, 2))

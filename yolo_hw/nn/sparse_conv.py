@@ -81,8 +81,13 @@ class SparseConv2d(nn.Module):
             weight: [K, C / groups, R, S], packed.
             bias: [K], or none.
             options: Stride, padding, dilation, groups, activation.
+
+        Raises:
+            ValueError: The weight is int8.
         """
         super().__init__()
+        if not weight.values.is_floating_point():
+            raise ValueError(f"SparseConv2d trains: its weight must be float32 or float64, got {weight.values.dtype}")
         self.values = nn.Parameter(weight.values.clone())
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
         self.options = options or ConvOptions()
@@ -178,10 +183,15 @@ def choose_backend(
 
     Returns:
         The choice and the times.
+
+    Raises:
+        ValueError: The weight is int8: torch has no dense form to compare with.
     """
     if isinstance(conv, SparseConv2d):
         packed, bias, options = conv.packed, conv.bias, conv.options
     else:
+        if not conv.is_floating_point():
+            raise ValueError(f"choose_backend: the weight must be float32 or float64, got {conv.dtype}")
         packed, bias, options = pack_sparse(conv, pattern), None, options or ConvOptions()
     with torch.no_grad():
         x = torch.randn(*input_shape, dtype=packed.values.dtype, device=packed.values.device)

@@ -44,24 +44,24 @@ def sparse_conv2d(
     .. math:: y = \mathrm{activation}(\mathrm{conv2d}(x, W) + b)
 
     Every output is the chain of fused multiply-adds over its kept weights in packed order, starting with the bias: the
-    bits do not depend on threads, tiling, batch or instruction set.
+    bits do not depend on threads, tiling, batch, instruction set or device. Sums of 8-bit codes are exact modulo 2**32.
 
-    The gradients are those of the dense convolution, gathered at the kept weights, and cost what the dense ones cost.
-    At its kinks an activation has the gradient of its lower side.
+    The gradients are those of the dense convolution, gathered at the kept weights, at its cost. At its kinks an
+    activation has the gradient of its lower side.
 
     Args:
-        x: [N, C, H, W], float32 or float64; other layouts than contiguous are copied.
-        weight: Packed weight [K, C / groups, R, S] of the dtype and device of `x`.
-        bias: [K], or none.
+        x: [N, C, H, W], float32, float64, int8 or uint8; other layouts than contiguous are copied.
+        weight: Packed weight [K, C / groups, R, S] on the device of `x`, of its dtype, or int8 for int8 and uint8.
+        bias: [K] of the dtype of the result, or none.
         stride: One number, or rows and columns; so are the next two.
         padding: Zeros on each side.
         dilation: Distance between taps.
         groups: As in `torch.nn.functional.conv2d`; block rows must divide K / groups where it is not 1.
-        activation: Fused with the last sum.
+        activation: Fused with the last sum; none for int8 and uint8.
         slope: Of `Activation.LEAKY`, at least 0.
 
     Returns:
-        [N, K, OH, OW], contiguous.
+        [N, K, OH, OW], contiguous; of the dtype of `x`, or int32 for int8 and uint8. The latter has no gradient.
 
     Raises:
         ValueError, RuntimeError: An argument does not fit.
@@ -95,7 +95,8 @@ def pair(value: IntPair) -> list[int]:
 def _fake(x: Tensor, *args: Any) -> Tensor:  # noqa: ANN401 - the rest of the schema
     _, _, _, _, out_channels, kernel, _, stride, padding, dilation, *_ = args
     size = [(x.shape[2 + d] + 2 * padding[d] - dilation[d] * (kernel[d] - 1) - 1) // stride[d] + 1 for d in range(2)]
-    return x.new_empty(x.shape[0], out_channels, *size)
+    dtype = x.dtype if x.is_floating_point() else torch.int32
+    return x.new_empty((x.shape[0], out_channels, *size), dtype=dtype)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ANN401 - torch has no type for it
@@ -109,7 +110,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN
     out_channels, kernel, chunk, stride, padding, dilation, groups, activation, slope = ctx.numbers
     shape = WeightShape(out_channels, x.shape[1] // groups, *kernel)
     grad = _through_activation(grad, y.detach(), Activation(activation), slope)
-    places = flat_positions(taps, starts, shape, chunk, values.shape[1])
+    places = flat_positions(taps, starts, shape, chunk, values.shape[1:])
     wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.has_bias and ctx.needs_input_grad[4]]
     dense = scatter_dense(values, places, shape)
     grad_x, grad_dense, grad_bias = torch.ops.aten.convolution_backward(

@@ -4,12 +4,16 @@
 The unit is the block: one tap (input channel, kernel row and column) of ``block_rows`` neighbouring output channels.
 Input channels are cut into chunks whose part of a tile fits the first-level cache. Blocks are ordered by chunk, then by
 row of blocks, then by channel and tap, which is the order in which they are multiplied.
+
+Of int8 weights a block is one tap of four neighbouring input channels, a quad, as one instruction multiplies four
+weights; channels are counted in quads.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -21,7 +25,15 @@ TILE_ROWS = 13
 VECTOR_BYTES = 64
 L1_BYTES = 40 << 10
 """Input of one chunk in a tile: most of a first-level cache of 48 KiB, the rest is for weights and sums."""
+REGION_ROWS = 16
+"""Blocks of a multiple of so many output channels are run by csrc/sparse/regions.h."""
+REGION_BYTES = 256 << 10
+"""Input of one chunk in a region: a part of a second-level cache."""
+REGION_CHANNEL_BYTES = 1280
 MAX_CODE = 32767
+QUAD = 4
+"""Input channels of a block of int8 weights."""
+PACKABLE = (torch.float32, torch.float64, torch.int8)
 
 
 @dataclass(frozen=True)
@@ -90,11 +102,13 @@ class PackedSparse:
     """Kept weights and their places, as `yolo_hw.ops.sparse_conv2d` takes them.
 
     Attributes:
-        values: [blocks, block_rows], float32 or float64. Rows past the last output channel are zero.
-        taps: [blocks], int16: ``(channel within its chunk << tap_bits) + kernel row * kernel_w + kernel column``.
+        values: [blocks, block_rows], float32 or float64; or [blocks, block_rows, 4], int8. Rows past the last output
+            channel and columns past the last input channel are zero.
+        taps: [blocks], int16: ``(channel within its chunk << tap_bits) + kernel row * kernel_w + kernel column``; of
+            int8, quad for channel.
         starts: [chunks * rows of blocks + 1], int32: the first block of each row of blocks in each chunk.
         shape: Of the dense weight.
-        chunk: Input channels of a chunk.
+        chunk: Input channels of a chunk; of int8, quads.
         pattern: The pattern it was packed with.
     """
 
@@ -107,7 +121,7 @@ class PackedSparse:
 
     @property
     def nnz(self) -> int:
-        """Stored weights: the zeros that fill a block count, rows past the last output channel do not."""
+        """Stored weights: the zeros that fill a block or a quad count, places outside of the weight do not."""
         return int((self.positions() < self.shape.numel()).sum())
 
     @property
@@ -122,11 +136,15 @@ class PackedSparse:
 
     def positions(self) -> Tensor:
         """Return the place of every value in the flat dense weight: see `flat_positions`."""
-        return flat_positions(self.taps, self.starts, self.shape, self.chunk, self.values.shape[1])
+        return flat_positions(self.taps, self.starts, self.shape, self.chunk, self.values.shape[1:])
 
     def to_dense(self) -> Tensor:
         """Return the weight, [K, C, R, S]; differentiable with respect to `values`."""
         return scatter_dense(self.values, self.positions(), self.shape)
+
+    def to(self, device: torch.device | str) -> PackedSparse:
+        """Return the packed weight on a device."""
+        return replace(self, values=self.values.to(device), taps=self.taps.to(device), starts=self.starts.to(device))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return plain tensors that `from_state_dict` takes; ``torch.load(weights_only=True)`` reads them."""
@@ -151,19 +169,20 @@ class PackedSparse:
         return cls(state["values"], state["taps"], state["starts"], shape, layout[4], pattern)
 
 
-def flat_positions(taps: Tensor, starts: Tensor, shape: WeightShape, chunk: int, block_rows: int) -> Tensor:
+def flat_positions(taps: Tensor, starts: Tensor, shape: WeightShape, chunk: int, block: Sequence[int]) -> Tensor:
     """Return where packed values lie in the dense weight.
 
     Args:
         taps: [blocks], int16.
         starts: [chunks * rows of blocks + 1], int32.
         shape: Of the dense weight.
-        chunk: Input channels of a chunk.
-        block_rows: Output channels of a block.
+        chunk: Input channels, or quads, of a chunk.
+        block: Output channels of a block, and its input channels where it has a dimension of them.
 
     Returns:
-        [blocks, block_rows], int64, into the flat [K, C, R, S]; its size for rows past the last output channel.
+        [blocks, *block], int64, into the flat [K, C, R, S]; its size for places outside of the weight.
     """
+    block_rows, *columns = block
     rows = -(-shape.out_channels // block_rows)
     cells = torch.arange(starts.numel() - 1, device=taps.device)
     cell = torch.repeat_interleave(cells, starts.diff().long(), output_size=taps.numel())
@@ -171,12 +190,16 @@ def flat_positions(taps: Tensor, starts: Tensor, shape: WeightShape, chunk: int,
     channel = cell // rows * chunk + (code >> shape.tap_bits)
     tap = code & ((1 << shape.tap_bits) - 1)
     out = (cell % rows * block_rows)[:, None] + torch.arange(block_rows, device=taps.device)
-    flat = (out * shape.channels + channel[:, None]) * shape.taps + tap[:, None]
-    return torch.where(out < shape.out_channels, flat, shape.numel())
+    channel, tap = channel[:, None], tap[:, None]
+    if columns:
+        out, tap = out[..., None], tap[..., None]
+        channel = channel[..., None] * columns[0] + torch.arange(columns[0], device=taps.device)
+    flat = (out * shape.channels + channel) * shape.taps + tap
+    return torch.where((out < shape.out_channels) & (channel < shape.channels), flat, shape.numel())
 
 
 def scatter_dense(values: Tensor, positions: Tensor, shape: WeightShape) -> Tensor:
-    """Return the dense weight [K, C, R, S] of values [blocks, block_rows] at flat positions of the same shape."""
+    """Return the dense weight [K, C, R, S] of values [blocks, block_rows(, 4)] at flat positions of the same shape."""
     flat = torch.zeros(shape.numel() + 1, dtype=values.dtype, device=values.device)
     return flat.scatter(0, positions.reshape(-1), values.reshape(-1))[:-1].reshape(shape)
 
@@ -185,7 +208,7 @@ def pack_sparse(weight: Tensor, pattern: str = "unstructured", *, partial: bool 
     """Pack a weight; its zeros say which weights are left out.
 
     Args:
-        weight: [K, C, R, S], float32 or float64; C counts the channels of one group.
+        weight: [K, C, R, S], float32, float64 or int8; C counts the channels of one group.
         pattern: ``"unstructured"``; ``"block(RxC)"``, such as ``"block(16x1)"``: R output channels times C input
             channels of a tap are kept or left out together, counted from channel 0; or ``"N:M"``.
         partial: Allow blocks that are partly zero. Their zeros are stored, multiplied and trained.
@@ -196,8 +219,9 @@ def pack_sparse(weight: Tensor, pattern: str = "unstructured", *, partial: bool 
     Raises:
         ValueError: The weight does not have the pattern; the message names the first place.
     """
-    if weight.dim() != 4 or weight.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"weight must be [K, C, R, S] float32 or float64, got {list(weight.shape)} {weight.dtype}")
+    if weight.dim() != 4 or weight.dtype not in PACKABLE:
+        names = "float32, float64 or int8"
+        raise ValueError(f"weight must be [K, C, R, S] {names}, got {list(weight.shape)} {weight.dtype}")
     if weight.numel() == 0:
         raise ValueError(f"weight must not be empty, got {list(weight.shape)}")
     form, shape = Pattern.parse(pattern), WeightShape(*weight.shape)
@@ -205,15 +229,21 @@ def pack_sparse(weight: Tensor, pattern: str = "unstructured", *, partial: bool 
     if form.keep:
         _check_groups(kept, form)
     blocks = _kept_blocks(kept, form, partial)  # [rows of blocks, C, taps]
-    chunk = _chunk_of(shape, float(blocks.float().mean()), form)
-    rows, chunks = blocks.shape[0], -(-shape.channels // chunk)
-    by_chunk = functional.pad(blocks, (0, 0, 0, chunks * chunk - shape.channels))
+    block: tuple[int, ...] = (form.rows,)
+    if weight.dtype == torch.int8:
+        block = (form.rows, QUAD)
+        padded = functional.pad(blocks, (0, 0, 0, -shape.channels % QUAD))
+        blocks = padded.reshape(len(blocks), -1, QUAD, shape.taps).any(2)
+    rows, channels = blocks.shape[:2]  # or quads
+    chunk = _chunk_of(shape._replace(channels=channels), float(blocks.float().mean()), form)
+    chunks = -(-channels // chunk)
+    by_chunk = functional.pad(blocks, (0, 0, 0, chunks * chunk - channels))
     by_chunk = by_chunk.reshape(rows, chunks, chunk, shape.taps).transpose(0, 1)
     taps = by_chunk.nonzero()[:, 2:]
     counts = by_chunk.sum(dim=(2, 3)).reshape(-1)
     starts = functional.pad(counts.cumsum(0), (1, 0)).to(torch.int32)
     codes = ((taps[:, 0] << shape.tap_bits) + taps[:, 1]).to(torch.int16)
-    places = flat_positions(codes, starts, shape, chunk, form.rows)
+    places = flat_positions(codes, starts, shape, chunk, block)
     values = functional.pad(weight.detach().reshape(-1), (0, 1))[places]
     return PackedSparse(values, codes, starts, shape, chunk, form)
 
@@ -259,19 +289,21 @@ def _kept_blocks(kept: Tensor, form: Pattern, partial: bool) -> Tensor:
 
 
 def _chunk_of(shape: WeightShape, density: float, form: Pattern) -> int:
-    """Return how many channels of a tile's input are held at once: equal chunks, each a multiple of the columns.
+    """Return how many channels of a tile's input are held at once: equal chunks.
 
     A longer chunk loads and stores the sums less often but leaves the first-level cache. That pays where a loaded input
     serves four or more output channels, and where a chunk would hold too few blocks. The factors are measured.
     """
-    if form.rows >= 4:
+    per_channel = shape.kernel_w * (TILE_ROWS + shape.kernel_h - 1) * VECTOR_BYTES
+    if form.rows % REGION_ROWS == 0:
+        limit, per_channel = REGION_BYTES, REGION_CHANNEL_BYTES
+    elif form.rows >= 4:
         limit = L1_BYTES * (2 if density > 0.15 else 4)
     elif density > 0.07:
         limit = L1_BYTES
     else:
         limit = L1_BYTES * (4 if shape.taps == 1 else 3) // (1 if shape.taps == 1 else 2)
-    per_channel = shape.kernel_w * (TILE_ROWS + shape.kernel_h - 1) * VECTOR_BYTES
     most = max(1, min(limit // per_channel, MAX_CODE >> shape.tap_bits))
     chunks = -(-shape.channels // most)
     chunk = -(-shape.channels // chunks)
-    return max(1, min(-(-chunk // form.columns) * form.columns, MAX_CODE >> shape.tap_bits))
+    return max(1, min(chunk, MAX_CODE >> shape.tap_bits))

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+// Moves of 32-bit elements by AVX-512 instructions. Included by sources for AVX-512 only.
+#ifndef YHW_SPARSE_MOVES512_H_
+#define YHW_SPARSE_MOVES512_H_
+
+#include <immintrin.h>
+
+#include "regions_impl.h"
+
+namespace yhw {
+namespace sparse {
+namespace {
+
+YHW_INLINE __m512i bits_of(__m512 v) { return _mm512_castps_si512(v); }
+YHW_INLINE __m512i bits_of(__m512i v) { return v; }
+
+// T: float or int32_t.
+template <typename T>
+struct Moves512 {
+  using Element = T;
+  static constexpr int kLanes = 16;
+  static constexpr int kMaxRows = 14;
+  // GCC 12 warns of uninitialised values in its own instructions without a mask.
+  static constexpr __mmask16 kAll = 0xffff;
+  static constexpr __mmask8 kAllPairs = 0xff;
+
+  // 32 registers: the sums, the input vectors (from memory for one channel) and a weight.
+  static constexpr int max_rows(int channels) { return channels == 4 ? 7 : 14; }
+
+  // For regions: the sums, a vector of weights and a pixel.
+  static constexpr int kPixels = 28;
+  static constexpr bool kSpreads = true;
+
+  // from: 16 rows of 16 elements, `step` apart -> to: the same by columns, without gaps.
+  static YHW_INLINE void transpose(T* to, const T* from, int64_t step) {
+    __m512i v[16], u[16];
+    YHW_UNROLL for (int i = 0; i < 16; ++i) { v[i] = _mm512_load_si512(from + i * step); }
+    // Squares of 4x4 within quarters, then the quarters.
+    YHW_UNROLL for (int i = 0; i < 16; i += 4) {
+      const __m512i a = _mm512_maskz_unpacklo_epi32(kAll, v[i], v[i + 1]),
+                    b = _mm512_maskz_unpackhi_epi32(kAll, v[i], v[i + 1]);
+      const __m512i c = _mm512_maskz_unpacklo_epi32(kAll, v[i + 2], v[i + 3]),
+                    d = _mm512_maskz_unpackhi_epi32(kAll, v[i + 2], v[i + 3]);
+      u[i] = _mm512_maskz_unpacklo_epi64(kAllPairs, a, c);
+      u[i + 1] = _mm512_maskz_unpackhi_epi64(kAllPairs, a, c);
+      u[i + 2] = _mm512_maskz_unpacklo_epi64(kAllPairs, b, d);
+      u[i + 3] = _mm512_maskz_unpackhi_epi64(kAllPairs, b, d);
+    }
+    YHW_UNROLL for (int i = 0; i < 4; ++i) {
+      const __m512i a = _mm512_maskz_shuffle_i32x4(kAll, u[i], u[i + 4], 0x88),
+                    b = _mm512_maskz_shuffle_i32x4(kAll, u[i], u[i + 4], 0xdd);
+      const __m512i c = _mm512_maskz_shuffle_i32x4(kAll, u[i + 8], u[i + 12], 0x88);
+      const __m512i d = _mm512_maskz_shuffle_i32x4(kAll, u[i + 8], u[i + 12], 0xdd);
+      _mm512_store_si512(to + i * 16, _mm512_maskz_shuffle_i32x4(kAll, a, c, 0x88));
+      _mm512_store_si512(to + (i + 4) * 16, _mm512_maskz_shuffle_i32x4(kAll, b, d, 0x88));
+      _mm512_store_si512(to + (i + 8) * 16, _mm512_maskz_shuffle_i32x4(kAll, a, c, 0xdd));
+      _mm512_store_si512(to + (i + 12) * 16, _mm512_maskz_shuffle_i32x4(kAll, b, d, 0xdd));
+    }
+  }
+
+  template <typename Vector>
+  static YHW_INLINE void store_lanes(T* p, Vector v, uint32_t mask) {
+    _mm512_mask_storeu_epi32(p, static_cast<__mmask16>(mask), bits_of(v));
+  }
+  static YHW_INLINE void prefetch(const T* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
+
+  template <int Strip>
+  static YHW_INLINE void copy_in(T* to, const T* from, uint32_t mask, int64_t stride, T outside) {
+    static_assert(Strip == 16 || Strip == 8 || Strip == 4, "strips are 64, 32 or 16 bytes wide");
+    const __m512i rest = _mm512_set1_epi32(static_cast<int32_t>(outside));
+    const __mmask16 lanes = static_cast<__mmask16>(mask);
+    if (stride != 1) {
+      const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+      const __m512i index = _mm512_mullo_epi32(lane, _mm512_set1_epi32(static_cast<int>(stride)));
+      const __m512i v = _mm512_mask_i32gather_epi32(rest, lanes, index, from, 4);
+      _mm512_mask_storeu_epi32(to, static_cast<__mmask16>((1u << Strip) - 1u), v);
+    } else if (Strip == 16) {
+      _mm512_store_si512(to, _mm512_mask_loadu_epi32(rest, lanes, from));
+    } else if (Strip == 8) {
+      const __m256i v =
+          _mm256_mask_loadu_epi32(_mm256_set1_epi32(static_cast<int32_t>(outside)), static_cast<__mmask8>(mask), from);
+      _mm256_store_si256(reinterpret_cast<__m256i*>(to), v);
+    } else {
+      const __m128i v =
+          _mm_mask_loadu_epi32(_mm_set1_epi32(static_cast<int32_t>(outside)), static_cast<__mmask8>(mask), from);
+      _mm_store_si128(reinterpret_cast<__m128i*>(to), v);
+    }
+  }
+
+  template <int Strip>
+  static YHW_INLINE void copy_out(T* to, const T* from, uint32_t mask) {
+    const __mmask16 lanes = static_cast<__mmask16>(mask);
+    if (Strip == 16) {
+      _mm512_mask_storeu_epi32(to, lanes, _mm512_load_si512(from));
+    } else if (Strip == 8) {
+      const __m256i v = _mm256_load_si256(reinterpret_cast<const __m256i*>(from));
+      _mm256_mask_storeu_epi32(to, static_cast<__mmask8>(lanes), v);
+    } else {
+      const __m128i v = _mm_load_si128(reinterpret_cast<const __m128i*>(from));
+      _mm_mask_storeu_epi32(to, static_cast<__mmask8>(lanes), v);
+    }
+  }
+};
+
+}  // namespace
+}  // namespace sparse
+}  // namespace yhw
+
+#endif  // YHW_SPARSE_MOVES512_H_
