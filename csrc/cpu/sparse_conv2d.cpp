@@ -72,4 +72,4 @@ struct Cpu {
 }  // namespace
 }  // namespace yhw
 
-STABLE_TORCH_LIBRARY_IMPL(yolo_hw, CPU, m) { m.impl("sparse_conv2d", TORCH_BOX(&yhw::sparse_conv2d<yhw::Cpu>)); }
+STABLE_TORCH_LIBRARY_IMPL(yolo_hw, CPU, m) { yhw::register_sparse_conv2d<yhw::Cpu>(m); }

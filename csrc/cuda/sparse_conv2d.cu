@@ -114,4 +114,4 @@ struct Cuda {
 }  // namespace
 }  // namespace yhw
 
-YHW_LIBRARY_CUDA(m) { m.impl("sparse_conv2d", TORCH_BOX(&yhw::sparse_conv2d<yhw::Cuda>)); }
+YHW_LIBRARY_CUDA(m) { yhw::register_sparse_conv2d<yhw::Cuda>(m); }

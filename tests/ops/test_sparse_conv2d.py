@@ -86,6 +86,36 @@ def test_random_layers(seed: int) -> None:
             results.append(sparse_conv2d(x, packed, bias, **opts))
         assert_close_to_dense(results[0], x, weight, bias, opts)
         assert all(torch.equal(results[0], other) for other in results[1:])
+        out = torch.full_like(results[0], torch.nan)
+        assert sparse_conv2d(x, packed, bias, out=out, **opts) is out
+        assert torch.equal(out, results[0])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("pattern", ["unstructured", "block(16x4)"])
+def test_codes_into_a_given_result(pattern: str, device: str) -> None:
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randint(-128, 0, (32, 8, 3, 3), generator=generator).to(torch.int8)
+    packed = pack_sparse(weight, pattern).to(device)
+    x = torch.randint(0, 256, (2, 8, 7, 9), generator=generator).to(torch.uint8).to(device)
+    out = torch.empty(2, 32, 7, 9, dtype=torch.int32, device=device)
+    sparse_conv2d(x, packed, padding=1, out=out)
+    assert torch.equal(out, sparse_conv2d(x, packed, padding=1))
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        (torch.empty(1, 8, 4, 4, dtype=torch.float64), "out must have the dtype"),
+        (torch.empty(1, 8, 4, 5), r"shape \[1, 8, 4, 4\]"),
+        (torch.empty(8, 4, 4), r"shape \[1, 8, 4, 4\]"),
+        (torch.empty(1, 8, 4, 8)[..., ::2], "out must be contiguous"),
+        (torch.empty(1, 8, 4, 4, requires_grad=True), "out= does not support automatic differentiation"),
+    ],
+)
+def test_results_that_do_not_fit_are_refused(out: torch.Tensor, message: str) -> None:
+    with pytest.raises(RuntimeError, match=f"sparse_conv2d: .*{message}"):
+        sparse_conv2d(torch.zeros(1, 4, 6, 6), pack_sparse(torch.ones(8, 4, 3, 3)), out=out)
 
 
 @needs_cuda

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from yolo_hw.ops._gradient import refuse_gradient
 from yolo_hw.ops._library import load_library
 from yolo_hw.ops.sparse_packing import PackedSparse, WeightShape, flat_positions, scatter_dense
 
@@ -38,6 +39,7 @@ def sparse_conv2d(
     groups: int = 1,
     activation: Activation = Activation.NONE,
     slope: float = 0.1,
+    out: Tensor | None = None,
 ) -> Tensor:
     r"""Convolve with the kept weights only.
 
@@ -59,6 +61,7 @@ def sparse_conv2d(
         groups: As in `torch.nn.functional.conv2d`; block rows must divide K / groups where it is not 1.
         activation: Fused with the last sum; none for int8 and uint8.
         slope: Of `Activation.LEAKY`, at least 0.
+        out: Where to write the result, contiguous. No gradient then.
 
     Returns:
         [N, K, OH, OW], contiguous; of the dtype of `x`, or int32 for int8 and uint8. The latter has no gradient.
@@ -70,20 +73,15 @@ def sparse_conv2d(
         raise ValueError(f"sparse_conv2d: x must have {channels} channels, got {x.shape[1]}")
     if slope < 0:
         raise ValueError(f"sparse_conv2d: slope must be at least 0, got {slope}")
-    packed = (weight.values, weight.taps, weight.starts)
     window = (pair(stride), pair(padding), pair(dilation))
-    y: Tensor = torch.ops.yolo_hw.sparse_conv2d(
-        x,
-        *packed,
-        bias,
-        weight.shape.out_channels,
-        weight.shape[2:],
-        weight.chunk,
-        *window,
-        groups,
-        activation.value,
-        slope,
-    )
+    size = (weight.shape.out_channels, weight.shape[2:], weight.chunk)
+    packed = (weight.values, weight.taps, weight.starts)
+    arguments = (*packed, bias, *size, *window, groups, activation.value, slope)
+    if out is not None:
+        refuse_gradient("sparse_conv2d", x, weight.values, out)
+        torch.ops.yolo_hw.sparse_conv2d.out(x, *arguments, out=out)
+        return out
+    y: Tensor = torch.ops.yolo_hw.sparse_conv2d(x, *arguments)
     return y
 
 
@@ -134,4 +132,5 @@ def _through_activation(grad: Tensor, y: Tensor, activation: Activation, slope: 
 
 
 torch.library.register_fake("yolo_hw::sparse_conv2d", _fake)
+torch.library.register_fake("yolo_hw::sparse_conv2d.out", lambda *args, out: None)
 torch.library.register_autograd("yolo_hw::sparse_conv2d", _backward, setup_context=_setup_context)
