@@ -152,7 +152,11 @@ class Engine:
         return dict(zip(names, self._run(codes, names), strict=True))
 
     def seconds(self) -> dict[str, float]:
-        """Return the seconds that the last run spent on every node; a concat without copies takes none."""
+        """Return the seconds that the last run spent on every node.
+
+        A concat without copies takes none, nor does a convolution that is computed with the pool or the addition behind
+        it: the time is theirs.
+        """
         found = self._engine.seconds()
         return {node.name: found[self._index[node.name]] for node in self.graph.nodes}
 
