@@ -44,12 +44,13 @@ class Packer256 {
       : sink_(sink),
         lo_(_mm256_set1_epi8(static_cast<char>(sink.lo))),
         hi_(_mm256_set1_epi8(static_cast<char>(sink.hi))),
-        zero_(_mm256_set1_epi16(sink.zero)) {}
+        zero_(_mm256_set1_epi16(sink.zero)),
+        rebase_(_mm256_set1_epi8(static_cast<char>(sink.rebase))) {}
 
   YHW_INLINE void store(const Vec* shifted, int pixels, uint8_t* to) const {
     for (int p = 0; p < pixels; p += 2) {
       const __m256i words = _mm256_packus_epi16(words_of(shifted[p]), words_of(shifted[p + 1]));
-      const __m256i stored = _mm256_min_epu8(_mm256_max_epu8(words, lo_), hi_);
+      const __m256i stored = _mm256_add_epi8(_mm256_min_epu8(_mm256_max_epu8(words, lo_), hi_), rebase_);
       const __m256i ordered = _mm256_permutevar8x32_epi32(stored, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
       store_pixel(_mm256_castsi256_si128(ordered), to + p * sink_.spacing);
       if (p + 1 < pixels) {
@@ -80,7 +81,7 @@ class Packer256 {
   }
 
   ByteSink sink_;
-  __m256i lo_, hi_, zero_;
+  __m256i lo_, hi_, zero_, rebase_;
 };
 
 // Bytes of up to 4 rows of taps side by side in each of kLanes lanes.

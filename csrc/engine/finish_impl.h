@@ -28,22 +28,27 @@ enum class Sink {
   kAny     // two bytes wide, or looked up in a table that is
 };
 
-// Where codes are stored as bytes, and between which ones.
+// Where codes are stored as bytes, and between which ones. A code is packed as `code + zero`, which is not negative,
+// and stored as that plus `rebase`, modulo 256, or as what a table has for it.
 struct ByteSink {
-  uint8_t lo, hi, zero;  // stored; the zero is not
+  uint8_t lo, hi, zero;  // the first two are packed
+  uint8_t rebase;
   int count;             // channels
   int64_t spacing;       // bytes from one pixel to the next
-  const uint8_t* table;  // [256]: by the stored byte the one to store instead; or null
+  const uint8_t* table;  // [256], or null
 };
 
 inline ByteSink byte_sink(const Epilogue& e, int count, int64_t spacing) {
-  const int zero = e.table.empty() ? e.out.zero : static_cast<int>(-e.spec.params.code_lo);
-  return {static_cast<uint8_t>(e.code_lo + zero),
-          static_cast<uint8_t>(e.code_hi + zero),
-          static_cast<uint8_t>(zero),
+  const bool looks_up = !e.byte_table.empty();
+  const int zero = looks_up ? static_cast<int>(-e.spec.params.code_lo) : e.code_lo < 0 ? 128 : 0;
+  const auto byte = [](int value) { return static_cast<uint8_t>(value); };
+  return {byte(e.code_lo + zero),
+          byte(e.code_hi + zero),
+          byte(zero),
+          byte(looks_up ? 0 : e.out.zero - zero),
           count,
           spacing,
-          e.byte_table.empty() ? nullptr : e.byte_table.data()};
+          looks_up ? e.byte_table.data() : nullptr};
 }
 
 // Replaces kLanes bytes by what a table has for them.
@@ -63,7 +68,7 @@ class PlainPacker {
     for (int p = 0; p < pixels; ++p) {
       const Vec stored = min_vec(max_vec(shifted[p], splat(sink_.lo - sink_.zero)), splat(sink_.hi - sink_.zero));
       uint8_t bytes[kLanes];
-      store_all_bytes(bytes, stored + splat(sink_.zero));
+      store_all_bytes(bytes, stored + splat(sink_.zero + sink_.rebase));
       if (sink_.table != nullptr) {
         look_up(sink_.table, bytes);
       }

@@ -77,7 +77,8 @@ class Packer512 {
         dense_(sink.spacing == sink.count),
         lo_(_mm512_set1_epi8(static_cast<char>(sink.lo))),
         hi_(_mm512_set1_epi8(static_cast<char>(sink.hi))),
-        zero_(_mm512_set1_epi16(sink.zero)) {
+        zero_(_mm512_set1_epi16(sink.zero)),
+        rebase_(_mm512_set1_epi8(static_cast<char>(sink.rebase))) {
     order_ = _mm512_load_si512(kOrders.of[dense_ ? sink.count : kLanes]);
     for (int i = 0; i < 4; ++i) {
       table_[i] = sink.table != nullptr ? _mm512_loadu_si512(sink.table + 64 * i) : _mm512_setzero_si512();
@@ -90,7 +91,7 @@ class Packer512 {
           _mm512_packs_epi32(reinterpret_cast<__m512i>(shifted[p]), reinterpret_cast<__m512i>(shifted[p + 1])), zero_);
     };
     __m512i bytes = _mm512_packus_epi16(words(0), words(2));
-    bytes = _mm512_min_epu8(_mm512_max_epu8(bytes, lo_), hi_);
+    bytes = _mm512_add_epi8(_mm512_min_epu8(_mm512_max_epu8(bytes, lo_), hi_), rebase_);
     bytes = _mm512_maskz_permutexvar_epi8(~__mmask64{0}, order_, bytes);
     if (sink_.table != nullptr) {
       bytes = look_up_all(bytes);
@@ -138,7 +139,7 @@ class Packer512 {
 
   ByteSink sink_;
   bool dense_;
-  __m512i lo_, hi_, zero_, order_, table_[4];
+  __m512i lo_, hi_, zero_, rebase_, order_, table_[4];
 };
 
 struct Avx512VnniIsa {
