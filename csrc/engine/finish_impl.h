@@ -113,18 +113,24 @@ struct BlockRequant {
         mul_pos(splat(static_cast<int32_t>(e.spec.params.mul_pos))),
         mul_neg(splat(static_cast<int32_t>(e.spec.params.mul_neg))) {}
 
-  YHW_INLINE Vec operator()(Vec v) const {
+  YHW_INLINE Vec operator()(const Vec& acc) const {
+    return in_parts([&](int i) __attribute__((always_inline)) { return part(part_of(acc, i), i); });
+  }
+
+ private:
+  YHW_INLINE Part part(Part v, int i) const {
     if (kClamps) {
-      v = min_vec(max_vec(v, acc_lo), acc_hi);
+      v = min_part(max_part(v, part_of(acc_lo, i)), part_of(acc_hi, i));
     }
+    const Part shift = part_of(positive.shift, i), bias = part_of(positive.bias, i), unit = part_of(positive.unit, i);
     if (!kTwoSided) {
-      return shift_rounded<kRounding>(v * mul_pos, positive.shift, positive.bias, positive.unit);
+      return shift_rounded<kRounding>(v * part_of(mul_pos, i), shift, bias, unit);
     }
-    const Vec is_negative = v < Vec{};
-    const Vec shift = is_negative ? negative.shift : positive.shift;
-    const Vec bias = is_negative ? negative.bias : positive.bias;
-    const Vec unit = is_negative ? negative.unit : positive.unit;
-    return shift_rounded<kRounding>(v * (is_negative ? mul_neg : mul_pos), shift, bias, unit);
+    const Part is_negative = v < Part{};
+    const auto choose = [&](const Vec& below, Part above)
+                            __attribute__((always_inline)) { return is_negative ? part_of(below, i) : above; };
+    return shift_rounded<kRounding>(v * choose(mul_neg, part_of(mul_pos, i)), choose(negative.shift, shift),
+                                    choose(negative.bias, bias), choose(negative.unit, unit));
   }
 };
 

@@ -24,8 +24,43 @@ YHW_INLINE Vec load_vec(const int32_t* from) {
 }
 YHW_INLINE void store_vec(int32_t* to, Vec v) { std::memcpy(to, &v, sizeof(v)); }
 YHW_INLINE Vec splat(int32_t value) { return Vec{} + value; }
-YHW_INLINE Vec min_vec(Vec a, Vec b) { return a < b ? a : b; }
-YHW_INLINE Vec max_vec(Vec a, Vec b) { return a > b ? a : b; }
+
+// A register's share of a Vec. The compiler computes sums and products of wider vectors in shares by itself, but
+// comparisons an element at a time.
+#if defined(__AVX512F__)
+constexpr size_t kPartBytes = 64;
+#elif defined(__AVX2__)
+constexpr size_t kPartBytes = 32;
+#else
+constexpr size_t kPartBytes = 16;
+#endif
+constexpr int kParts = static_cast<int>(sizeof(Vec) / kPartBytes);
+using Part = int32_t __attribute__((vector_size(kPartBytes)));
+
+YHW_INLINE Part part_of(const Vec& v, int index) {
+  Part part;
+  std::memcpy(&part, reinterpret_cast<const uint8_t*>(&v) + static_cast<size_t>(index) * kPartBytes, kPartBytes);
+  return part;
+}
+// The Vec of function(0), ..., function(kParts - 1).
+template <typename Function>
+YHW_INLINE Vec in_parts(const Function& function) {
+  Vec v;
+  YHW_UNROLL
+  for (int i = 0; i < kParts; ++i) {
+    const Part part = function(i);
+    std::memcpy(reinterpret_cast<uint8_t*>(&v) + static_cast<size_t>(i) * kPartBytes, &part, kPartBytes);
+  }
+  return v;
+}
+YHW_INLINE Part min_part(Part a, Part b) { return a < b ? a : b; }
+YHW_INLINE Part max_part(Part a, Part b) { return a > b ? a : b; }
+YHW_INLINE Vec min_vec(const Vec& a, const Vec& b) {
+  return in_parts([&](int i) __attribute__((always_inline)) { return min_part(part_of(a, i), part_of(b, i)); });
+}
+YHW_INLINE Vec max_vec(const Vec& a, const Vec& b) {
+  return in_parts([&](int i) __attribute__((always_inline)) { return max_part(part_of(a, i), part_of(b, i)); });
+}
 
 template <typename Function, int... kIndex>
 YHW_INLINE void for_each_index(const Function& function, std::integer_sequence<int, kIndex...> /* indices */) {
