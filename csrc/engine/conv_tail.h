@@ -57,16 +57,19 @@ class TailWriter {
       return;
     }
     const int64_t tiles = (out_.pixels() + tile - 1) / tile;
-    const int64_t begin = tiles * index / count * tile,
-                  end = std::min(tiles * (index + 1) / count * tile, out_.pixels());
+    const int64_t begin = tiles * index / count * tile;
+    const int64_t end = std::min(tiles * (index + 1) / count * tile, out_.pixels());
     int y = static_cast<int>(begin / out_.w), x = static_cast<int>(begin % out_.w);
-    for (int64_t at = begin; at < end; at += tile) {
-      const int pixels = static_cast<int>(std::min<int64_t>(tile, end - at));
-      accumulate(y, x, pixels, acc_);
-      store(at, pixels);
-      for (x += pixels; x >= out_.w; x -= out_.w) {
-        ++y;
+    for (int64_t at = begin; at < end; at += together(tile)) {
+      const int pixels = static_cast<int>(std::min<int64_t>(together(tile), end - at));
+      for (int done = 0; done < pixels; done += tile) {
+        const int part = std::min(tile, pixels - done);
+        accumulate(y, x, part, accumulators_of(done));
+        for (x += part; x >= out_.w; x -= out_.w) {
+          ++y;
+        }
       }
+      store(at, pixels);
     }
   }
 
@@ -77,16 +80,22 @@ class TailWriter {
       write_pooled(row, row + 1, tile, accumulate);
       return;
     }
-    for (int x = 0; x < out_.w; x += tile) {
-      const int pixels = std::min(tile, out_.w - x);
-      accumulate(row, x, pixels, acc_);
+    for (int x = 0; x < out_.w; x += together(tile)) {
+      const int pixels = std::min(together(tile), out_.w - x);
+      for (int done = 0; done < pixels; done += tile) {
+        accumulate(row, x + done, std::min(tile, pixels - done), accumulators_of(done));
+      }
       store(int64_t{row} * out_.w + x, pixels);
     }
   }
 
  private:
-  // Two rows of two tiles, each.
+  // Four tiles, or more that are smaller.
   static constexpr int kAccLanes = 4 * kMaxTileLanes;
+
+  // Pixels that are stored at once: some tiles, as the constants of a requantisation are many.
+  int together(int tile) const { return std::max(1, kAccLanes / 2 / (tile * lanes_.blocks * kLanes)) * tile; }
+  int32_t* accumulators_of(int pixel) const { return acc_ + pixel * lanes_.blocks * kLanes; }
 
   template <typename Accumulate>
   void write_pooled(int begin, int end, int tile, const Accumulate& accumulate) {
