@@ -181,11 +181,12 @@ def sparse_conv(layer: ConvLayer, pattern: str, sparsity: float) -> list[Candida
 
 
 def sparse_engine(layer: ConvLayer, sparsity: float) -> list[Candidate]:
-    """A convolution of bytes without its zero 16x4 blocks in the integer engine, its input re-laid."""
+    """A convolution of bytes without its zero 16x4 blocks in the integer engine, channels last."""
     weight = prune(layer.weight(), "16x4", sparsity)
     scale = 127 / np.abs(weight).max()
     graph = single_conv(np.rint(weight * scale).astype(np.int64), Shape(layer.c, layer.map, layer.map))
-    codes = np.random.default_rng(2).integers(0, 256, graph.input_shape, np.uint8)
+    rows = np.random.default_rng(2).integers(0, 256, (layer.map, layer.map, layer.c), np.uint8)
+    codes = rows.transpose(2, 0, 1)
 
     def prepare(threads: int) -> Function:
         runner = Engine(graph, threads=threads)

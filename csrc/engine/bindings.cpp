@@ -55,14 +55,17 @@ int add_conv(Engine& engine, int in, const Triple& out, const FormatPair& format
   return engine.conv(in, to_shape(out), to_format(format), std::move(conv), requant);
 }
 
+// input: [C, H, W], or [H, W, C] where `channels_last`.
 template <typename T>
-void run_image(Engine& engine, const py::array_t<T, py::array::c_style>& input) {
+void run_image(Engine& engine, const py::array_t<T, py::array::c_style>& input, bool channels_last) {
   const Shape shape = engine.shape(0);
-  if (input.ndim() != 3 || input.shape(0) != shape.c || input.shape(1) != shape.h || input.shape(2) != shape.w) {
+  const int rows = channels_last ? 0 : 1, channels = channels_last ? 2 : 0;
+  if (input.ndim() != 3 || input.shape(channels) != shape.c || input.shape(rows) != shape.h ||
+      input.shape(rows + 1) != shape.w) {
     throw std::invalid_argument("engine: the input does not have the graph's shape");
   }
   py::gil_scoped_release release;
-  engine.run(input.data());
+  engine.run(input.data(), channels_last);
 }
 
 Codes read_tensor(const Engine& engine, int tensor) {
@@ -111,9 +114,9 @@ PYBIND11_MODULE(_engine, m) {
                              py::arg("scratch") = use.scratch);
            })
       // No implicit conversion: codes of another type are refused, not cut to size.
-      .def("run", &run_image<uint8_t>, py::arg("codes").noconvert())
-      .def("run", &run_image<int8_t>, py::arg("codes").noconvert())
-      .def("run", &run_image<Code>, py::arg("codes").noconvert())
+      .def("run", &run_image<uint8_t>, py::arg("codes").noconvert(), py::arg("channels_last") = false)
+      .def("run", &run_image<int8_t>, py::arg("codes").noconvert(), py::arg("channels_last") = false)
+      .def("run", &run_image<Code>, py::arg("codes").noconvert(), py::arg("channels_last") = false)
       .def("seconds", &Engine::seconds)
       .def("read", &read_tensor);
   m.def("paths", &Engine::paths, "Instruction sets this processor and build can run, best first.");

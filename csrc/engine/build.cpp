@@ -112,9 +112,11 @@ MemoryUse Engine::memory() const {
   return use;
 }
 
-void Engine::load(const Code* image) { kernels_->load_words(image, view_of(0)); }
-void Engine::load(const uint8_t* image) { kernels_->load_bytes(image, view_of(0)); }
-void Engine::load(const int8_t* image) { kernels_->load_signed_bytes(image, view_of(0)); }
+void Engine::load(const Code* image, bool channels_last) { kernels_->load_words(image, channels_last, view_of(0)); }
+void Engine::load(const uint8_t* image, bool channels_last) { kernels_->load_bytes(image, channels_last, view_of(0)); }
+void Engine::load(const int8_t* image, bool channels_last) {
+  kernels_->load_signed_bytes(image, channels_last, view_of(0));
+}
 
 void Engine::run_ops() {
   const RunContext context{*kernels_, pool_, worker_scratch_.data(), worker_bytes_, shared_scratch_.data()};

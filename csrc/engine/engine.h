@@ -59,12 +59,12 @@ class Engine {
   void build(const std::vector<int>& kept);
   MemoryUse memory() const;
 
-  // Computes all nodes for one image, codes [C, H, W]; bytes hold codes of at most 8 bits, signed if the format is. Not
-  // thread-safe: one run at a time.
+  // Computes all nodes for one image, codes [C, H, W], or [H, W, C] where `channels_last`; bytes hold codes of at most
+  // 8 bits, signed if the format is. Not thread-safe: one run at a time.
   template <typename T>
-  void run(const T* image) {
+  void run(const T* image, bool channels_last = false) {
     check_built();
-    load(image);
+    load(image, channels_last);
     run_ops();
   }
   // Seconds that the last run spent on each tensor, 0 for those that took none.
@@ -121,9 +121,9 @@ class Engine {
   void check_requant(const Requantiser& requant, int channels) const;
   void check_open() const;
   void check_built() const;
-  void load(const Code* image);
-  void load(const uint8_t* image);
-  void load(const int8_t* image);
+  void load(const Code* image, bool channels_last);
+  void load(const uint8_t* image, bool channels_last);
+  void load(const int8_t* image, bool channels_last);
   void run_ops();
 
   std::string path_;

@@ -119,10 +119,10 @@ struct Kernels {
                       int64_t spacing);
   // Row y of a max pool; taps outside of the map are skipped. `columns` has room for a row of `src`.
   void (*maxpool_row)(const Window& window, const View& src, int y, const View& dst, uint8_t* columns);
-  // Codes [C, H, W] into the input map.
-  void (*load_bytes)(const uint8_t* image, const View& map);
-  void (*load_signed_bytes)(const int8_t* image, const View& map);
-  void (*load_words)(const Code* image, const View& map);
+  // Codes [C, H, W], or [H, W, C] where `channels_last`, into the input map.
+  void (*load_bytes)(const uint8_t* image, bool channels_last, const View& map);
+  void (*load_signed_bytes)(const int8_t* image, bool channels_last, const View& map);
+  void (*load_words)(const Code* image, bool channels_last, const View& map);
   // A map's codes, [C, H, W].
   void (*read_map)(const View& map, Code* out);
 };

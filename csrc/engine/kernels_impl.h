@@ -87,9 +87,29 @@ void mul_tile(const PixelRun& a, const PixelRun& b, int32_t* acc) {
   }
 }
 
-// Codes [C, H, W] into the stored input map.
+// Codes [H, W, C] into the stored input map.
+template <typename T>
+void load_channels_last(const T* image, const View& map) {
+  const int64_t pixels = map.pixels(), codes = pixels * map.c;
+  if (map.storage.bytes == 1 && map.stride == map.c) {
+    for (int64_t i = 0; i < codes; ++i) {
+      map.data[i] = static_cast<uint8_t>(image[i] + map.storage.zero);
+    }
+    return;
+  }
+  for (int64_t p = 0; p < pixels; ++p) {
+    for (int c = 0; c < map.c; ++c) {
+      set_code(map, map.pixel(p), c, static_cast<Code>(image[p * map.c + c]));
+    }
+  }
+}
+
+// Codes [C, H, W], or [H, W, C], into the stored input map.
 template <class Isa, typename T>
-void load_image(const T* image, const View& map) {
+void load_image(const T* image, bool channels_last, const View& map) {
+  if (channels_last) {
+    return load_channels_last(image, map);
+  }
   const int64_t plane = map.pixels();
   if (map.storage.bytes == 1 && map.stride == kStepBytes) {
     // Four bytes per pixel; channels that do not exist repeat the last one and are not read.

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from support.random_graph import random_graph, random_input
 
+from yolo_hw.darknet.layers import Shape
 from yolo_hw.errors import GraphError
-from yolo_hw.intgraph import execute, run_outputs
+from yolo_hw.fixedpoint import FixedPoint
+from yolo_hw.intgraph import INPUT, IntGraph, NumericContract, Output, TensorInfo, execute, run_outputs
+from yolo_hw.intgraph import nodes as N
 from yolo_hw.intgraph.engine import MAX_THREADS, Engine, engine_paths
 
 GRAPH = random_graph(11, size=(9, 12))
@@ -53,14 +56,32 @@ def test_images_that_do_not_fit_are_refused(run, codes, message):
         lambda x: np.repeat(x, 2, axis=2)[:, :, ::2],
         lambda x: np.ascontiguousarray(x[:, ::-1])[:, ::-1],
         lambda x: x.astype(np.uint8),
+        lambda x: np.ascontiguousarray(x.astype(np.uint8).transpose(1, 2, 0)).transpose(2, 0, 1),
+        lambda x: np.ascontiguousarray(x.transpose(1, 2, 0)).transpose(2, 0, 1),
         lambda x: x.astype(">i4"),
         lambda x: np.frombuffer(x.astype(np.int16).tobytes(), np.int16).reshape(x.shape),
     ],
-    ids="fortran strided negative_stride uint8 big_endian read_only".split(),
+    ids="fortran strided negative_stride uint8 channels_last wide_channels_last big_endian read_only".split(),
 )
 def test_any_layout_and_integer_type_is_taken(layout):
     for one, other in zip(run_engine(layout(CODES)), run_outputs(GRAPH, CODES), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("path", engine_paths())
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 16, 19])
+@pytest.mark.parametrize("fmt", [FixedPoint(8, 0, signed=False), FixedPoint(8, 0), FixedPoint(5, 0), FixedPoint(12, 0)])
+def test_images_with_channels_last_are_read_as_they_lie(fmt, channels, path):
+    graph = single_upsample(Shape(channels, 5, 7), fmt)
+    kind = (np.int8 if fmt.signed else np.uint8) if fmt.bits <= 8 else np.int16
+    codes = np.random.default_rng(1).integers(fmt.lo, fmt.hi + 1, (5, 7, channels)).astype(kind).transpose(2, 0, 1)
+    np.testing.assert_array_equal(Engine(graph, path=path).run(codes)[0], codes.repeat(2, 1).repeat(2, 2))
+
+
+def single_upsample(image, fmt):
+    up = N.Upsample(name="up", inputs=(INPUT,), stride=2)
+    tensors = {INPUT: TensorInfo(image, fmt), "up": TensorInfo(Shape(image.c, 2 * image.h, 2 * image.w), fmt)}
+    return IntGraph("up", NumericContract(), (up,), tensors, (Output("up"),))
 
 
 def test_the_best_path_is_the_default():

@@ -11,7 +11,6 @@ from torch import Tensor
 from yolo_hw.darknet.layers import HeadSpec, Shape
 from yolo_hw.errors import YoloHwError
 from yolo_hw.intgraph.engine import Engine
-from yolo_hw.intgraph.execute import image_codes
 from yolo_hw.intgraph.graph import IntGraph
 
 
@@ -38,7 +37,7 @@ class IntRunner:
 
     def run(self, images: npt.NDArray[np.uint8]) -> list[Tensor]:
         """See `HeadRunner.run`."""
-        found = [self.engine.run(image_codes(image)) for image in images]
+        found = [self.engine.run(image.transpose(2, 0, 1)) for image in images]
         steps = [self.graph.tensors[output.tensor].fmt.step for output in self.graph.outputs]
         return [
             torch.from_numpy(np.stack([codes[k] for codes in found])).float() * step for k, step in enumerate(steps)

@@ -93,7 +93,7 @@ class Engine:
         """Run one image.
 
         Args:
-            codes: [C, H, W] input codes.
+            codes: [C, H, W] input codes. Pictures that lie in memory as [H, W, C], transposed, are read as they lie.
 
         Returns:
             Codes [K, h, w] int16 of every output, in the order of `graph.outputs`.
@@ -167,7 +167,10 @@ class Engine:
             return [self._engine.read(self._index[name]) for name in wanted]
 
     def _compute(self, codes: npt.NDArray[np.integer[Any]]) -> None:
-        self._engine.run(np.ascontiguousarray(codes, codes.dtype if codes.itemsize == 1 else np.int16))
+        kind = codes.dtype if codes.itemsize == 1 else np.dtype(np.int16)
+        rows = codes.transpose(1, 2, 0)
+        channels_last = rows.flags.c_contiguous and not codes.flags.c_contiguous
+        self._engine.run(np.ascontiguousarray(rows if channels_last else codes, kind), channels_last)
 
     def _inputs(self, node: Node) -> list[int]:
         return [self._index[name] for name in node.inputs]
