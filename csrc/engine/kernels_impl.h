@@ -92,8 +92,11 @@ template <typename T>
 void load_channels_last(const T* image, const View& map) {
   const int64_t pixels = map.pixels(), codes = pixels * map.c;
   if (map.storage.bytes == 1 && map.stride == map.c) {
+    // A map of bytes may alias anything: what the loop reads besides the image is read before it.
+    uint8_t* __restrict to = map.data;
+    const int zero = map.storage.zero;
     for (int64_t i = 0; i < codes; ++i) {
-      map.data[i] = static_cast<uint8_t>(image[i] + map.storage.zero);
+      to[i] = static_cast<uint8_t>(image[i] + zero);
     }
     return;
   }
