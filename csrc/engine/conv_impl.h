@@ -3,7 +3,8 @@
 // kernels_impl.h.
 //
 // An `Isa` has kMaxBlocks, the most blocks of output channels of a tile, kTilePixels[blocks], the most pixels, so that
-// the accumulators stay in registers, and a dot policy for Bytes and one for Words:
+// the accumulators stay in registers, kSparsePixels, the same of a sparse tile, and a dot policy for Bytes and one for
+// Words:
 //   Acc                       accumulators of kLanes output channels
 //   load(p), store(p, acc)    int32[kLanes] <-> Acc
 //   kWeightBytes, weights(p)  the weights of a step and kLanes output channels
@@ -139,48 +140,55 @@ void conv_tile(const ConvChunk& chunk, const TileSource& source, int pixels, int
   }
 }
 
-template <class Dot, int kPixels>
-void sparse_tile_sized(const SparseBlock& block, const TileSource& source, int32_t* out) {
-  typename Dot::Acc acc[kPixels];
+template <class Dot, int kRows, int kColumns>
+void sparse_tile_sized(const SparseBlock& block, const SparseSource& source, int32_t* out) {
+  typename Dot::Acc acc[kRows * kColumns];
   const auto bias = Dot::load(block.bias);
   YHW_UNROLL
-  for (int p = 0; p < kPixels; ++p) {
+  for (int p = 0; p < kRows * kColumns; ++p) {
     acc[p] = bias;
   }
-  const int64_t spacing = source.spacing;
-  const uint8_t* origin = source.origin[0];
+  const int64_t spacing = source.spacing, pitch = source.pitch;
+  const uint8_t* const origin = source.origin;
   const uint8_t* weights = block.weights;
-  for (int i = 0; i < block.count; ++i) {
-    const uint8_t* at = origin + block.offset[i];
+  const int32_t* const end = block.offset + block.count;
+  for (const int32_t* offset = block.offset; offset != end; ++offset) {
     const auto w = Dot::weights(weights);
     YHW_UNROLL
-    for (int p = 0; p < kPixels; ++p) {
-      if (p % 3 == 0 && p > 0) {
-        at += 3 * spacing;
+    for (int r = 0; r < kRows; ++r) {
+      const uint8_t* at = origin + *offset + r * pitch;
+      YHW_UNROLL
+      for (int p = 0; p < kColumns; ++p) {
+        if (p % 3 == 0 && p > 0) {
+          at += 3 * spacing;
+        }
+        Dot::add(acc[r * kColumns + p], Dot::input(at + p % 3 * spacing), w);
       }
-      Dot::add(acc[p], Dot::input(at + p % 3 * spacing), w);
     }
     weights += Dot::kWeightBytes;
   }
   YHW_UNROLL
-  for (int p = 0; p < kPixels; ++p) {
+  for (int p = 0; p < kRows * kColumns; ++p) {
     Dot::store(out + p * kLanes, acc[p]);
   }
 }
 
-template <class Dot, int kPixels>
-void sparse_tile_pixels(const SparseBlock& block, const TileSource& source, int pixels, int32_t* acc) {
-  if constexpr (kPixels > 1) {
-    if (pixels < kPixels) {
-      return sparse_tile_pixels<Dot, kPixels - 1>(block, source, pixels, acc);
+template <class Dot, int kRows, int kColumns>
+void sparse_tile_columns(const SparseBlock& block, const SparseSource& source, int32_t* acc) {
+  if constexpr (kColumns > 1) {
+    if (source.columns < kColumns) {
+      return sparse_tile_columns<Dot, kRows, kColumns - 1>(block, source, acc);
     }
   }
-  sparse_tile_sized<Dot, kPixels>(block, source, acc);
+  sparse_tile_sized<Dot, kRows, kColumns>(block, source, acc);
 }
 
 template <class Isa>
-void sparse_tile(const SparseBlock& block, const TileSource& source, int pixels, int32_t* acc) {
-  sparse_tile_pixels<typename Isa::Bytes, Isa::kTilePixels[1]>(block, source, pixels, acc);
+void sparse_tile(const SparseBlock& block, const SparseSource& source, int32_t* acc) {
+  if (source.rows == 2) {
+    return sparse_tile_columns<typename Isa::Bytes, 2, Isa::kSparsePixels / 2>(block, source, acc);
+  }
+  sparse_tile_columns<typename Isa::Bytes, 1, Isa::kSparsePixels>(block, source, acc);
 }
 
 }  // namespace

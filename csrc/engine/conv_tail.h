@@ -89,6 +89,15 @@ class TailWriter {
     }
   }
 
+  // Rows [begin, end) of the output, not pooled: accumulate(y, rows, acc) computes whole rows, at most two.
+  template <typename Accumulate>
+  void write_rows(int begin, int end, const Accumulate& accumulate) {
+    for (int y = begin; y < end; y += 2) {
+      accumulate(y, std::min(2, end - y), accumulators_of((y - begin) * out_.w));
+    }
+    store(int64_t{begin} * out_.w, (end - begin) * out_.w);
+  }
+
  private:
   // Four tiles, or more that are smaller.
   static constexpr int kAccLanes = 4 * kMaxTileLanes;

@@ -58,6 +58,14 @@ struct TileSource {
   bool uniform = false;  // equal distances and pitches
 };
 
+// Where the windows of a sparse tile's pixels lie: neighbours of one row, or of two.
+struct SparseSource {
+  const uint8_t* origin = nullptr;  // of the first pixel's window
+  int64_t spacing = 0;              // bytes from one pixel to the next
+  int64_t pitch = 0;                // bytes from one row to the next
+  int rows = 1, columns = 0;        // two rows have at most half of the columns each
+};
+
 // Weights of a depthwise convolution, padded to whole blocks.
 struct PackedDepthwise {
   Window window;
@@ -99,9 +107,10 @@ struct Kernels {
   bool interleaves;                 // depthwise convolutions in columns of taps
   int max_blocks;                   // most blocks of a chunk
   int tile_pixels[kMaxBlocks + 1];  // most pixels of a tile with this many blocks
+  int sparse_pixels;                // most pixels of a sparse tile
 
   void (*conv_tile)(const ConvChunk& chunk, const TileSource& source, int pixels, int32_t* acc);
-  void (*sparse_tile)(const SparseBlock& block, const TileSource& source, int pixels, int32_t* acc);
+  void (*sparse_tile)(const SparseBlock& block, const SparseSource& source, int32_t* acc);
   // acc[pixel][vectors] = the largest of 2 x 2 accumulators: of pixels 2 * pixel and 2 * pixel + 1 of `acc` and
   // `below`.
   void (*pool_tile)(const int32_t* below, int pixels, int vectors, int32_t* acc);

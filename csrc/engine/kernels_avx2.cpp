@@ -52,6 +52,7 @@ struct Avx2Isa {
   using Words = Words256;
   static constexpr int kMaxBlocks = 1;
   static constexpr int kTilePixels[] = {0, 5, 0, 0, 0};
+  static constexpr int kSparsePixels = 5;
 
   static constexpr bool kInterleaves = true;
   using Columns = InterleavedColumns;

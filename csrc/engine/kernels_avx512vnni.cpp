@@ -150,6 +150,7 @@ struct Avx512VnniIsa {
   // 24 of the 32 registers hold accumulators; the others the weights of a step and an input.
   static constexpr int kMaxBlocks = 4;
   static constexpr int kTilePixels[] = {0, 16, 12, 8, 6};
+  static constexpr int kSparsePixels = 28;
 
   static constexpr bool kInterleaves = true;
   using Columns = Columns512;

@@ -34,6 +34,7 @@ struct AvxVnniIsa {
   using Words = Words256;
   static constexpr int kMaxBlocks = 1;
   static constexpr int kTilePixels[] = {0, 6, 0, 0, 0};
+  static constexpr int kSparsePixels = 6;
 
   static constexpr bool kInterleaves = true;
   using Columns = InterleavedColumns;

@@ -153,6 +153,7 @@ const Kernels& make_kernels() {
       Isa::kInterleaves,
       Isa::kMaxBlocks,
       {0, Isa::kTilePixels[1], Isa::kTilePixels[2], Isa::kTilePixels[3], Isa::kTilePixels[4]},
+      Isa::kSparsePixels,
       conv_tile<Isa>,
       sparse_tile<Isa>,
       pool_tile<Isa>,

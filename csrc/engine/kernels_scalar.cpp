@@ -55,6 +55,7 @@ struct ScalarIsa {
   using Words = ScalarDot<int16_t, int16_t>;
   static constexpr int kMaxBlocks = 1;
   static constexpr int kTilePixels[] = {0, 2, 0, 0, 0};
+  static constexpr int kSparsePixels = 2;
 
   static constexpr bool kInterleaves = false;
   using Packer = PlainPacker;

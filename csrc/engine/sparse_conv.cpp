@@ -14,6 +14,9 @@ namespace {
 // A dense tile shares an input among four blocks of output channels, a sparse one does not. It pays below so many kept
 // steps of kDensityUnit.
 constexpr int64_t kMaxKeptSteps = 3, kDensityUnit = 4;
+// Input of a part, and its most rows: two tiles where a tile takes two rows.
+constexpr int64_t kInputBytes = 20 << 10;
+constexpr int kMostRows = 4;
 
 // One output channel's weights in steps of kStepBytes input channels of a tap.
 struct Steps {
@@ -70,10 +73,11 @@ class SparseConvOp final : public Op {
   void run(const RunContext& context) const override {
     padded_.fill(context);
     const uint8_t* map = padded_.copies() ? context.shared_scratch : in_.data;
-    // Rows outside, blocks inside: the input of a row stays in the first-level cache.
-    context.pool.parallel_for(out_.h, [&](int worker, int row) {
+    const int parts = parts_for(context.pool.size());
+    context.pool.parallel_for(parts, [&](int worker, int part) {
+      const Rows rows{out_.h * part / parts, out_.h * (part + 1) / parts};
       for (const Block& block : blocks_) {
-        run_block(context.kernels, map, block, row, context.scratch_of(worker));
+        run_block(context.kernels, map, block, rows, context.scratch_of(worker));
       }
     });
   }
@@ -81,6 +85,9 @@ class SparseConvOp final : public Op {
  private:
   struct Place {
     int group, first;  // first channel inside of the group
+  };
+  struct Rows {
+    int begin, end;
   };
   struct Block {
     Place place;
@@ -114,20 +121,45 @@ class SparseConvOp final : public Op {
     blocks_.push_back(std::move(block));
   }
 
-  void run_block(const Kernels& kernels, const uint8_t* map, const Block& block, int row, uint8_t* scratch) const {
+  // Parts of the output: some rows each, so that a block's weights are read once for all of them and their input stays
+  // in the first-level cache.
+  int parts_for(int threads) const {
+    const int64_t cached = kInputBytes / in_.row_bytes() / window_.stride_y - window_.size_y;
+    const int rows = static_cast<int>(std::clamp<int64_t>(cached, 1, kMostRows));
+    const int parts = (out_.h + rows - 1) / rows;
+    return std::min((parts + threads - 1) / threads * threads, out_.h);
+  }
+
+  // Whether a tile takes two whole rows.
+  bool takes_two_rows(const Kernels& kernels) const {
+    return width_ <= kernels.sparse_pixels / 2 && !tails_.front().pools;
+  }
+
+  void run_block(const Kernels& kernels, const uint8_t* map, const Block& block, Rows rows, uint8_t* scratch) const {
     const SparseBlock packed{static_cast<int>(block.offset.size()), block.weights.data(), block.offset.data(),
                              block.bias.data()};
-    TileSource source;
-    source.uniform = true;
+    SparseSource source;
     source.spacing = window_.stride_x * in_.pixel_bytes();
-    const auto accumulate = [&](int y, int x, int pixels, int32_t* acc) {
-      source.origin[0] = map + y * window_.stride_y * in_.row_bytes() + x * source.spacing;
-      kernels.sparse_tile(packed, source, pixels, acc);
-    };
-    // Tiles of nearly equal size.
-    const int most = kernels.tile_pixels[1], tiles = (width_ + most - 1) / most;
+    source.pitch = window_.stride_y * in_.row_bytes();
     TailWriter writer(kernels, tails_[static_cast<size_t>(block.place.group)], out_, {block.place.first, 1}, scratch);
-    writer.write_row(row, (width_ + tiles - 1) / tiles, accumulate);
+    if (takes_two_rows(kernels)) {
+      source.columns = width_;
+      writer.write_rows(rows.begin, rows.end, [&](int y, int count, int32_t* acc) {
+        source.origin = map + y * source.pitch;
+        source.rows = count;
+        kernels.sparse_tile(packed, source, acc);
+      });
+      return;
+    }
+    // Tiles of nearly equal size.
+    const int most = kernels.sparse_pixels, tiles = (width_ + most - 1) / most;
+    for (int row = rows.begin; row < rows.end; ++row) {
+      writer.write_row(row, (width_ + tiles - 1) / tiles, [&](int y, int x, int pixels, int32_t* acc) {
+        source.origin = map + y * source.pitch + x * source.spacing;
+        source.columns = pixels;
+        kernels.sparse_tile(packed, source, acc);
+      });
+    }
   }
 
   PaddedMap padded_;

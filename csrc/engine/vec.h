@@ -10,7 +10,7 @@
 #include "epilogue.h"
 
 #define YHW_INLINE inline __attribute__((always_inline))
-#define YHW_UNROLL _Pragma("GCC unroll 16")
+#define YHW_UNROLL _Pragma("GCC unroll 32")
 
 namespace yhw {
 namespace {
