@@ -27,19 +27,20 @@ auto with_rounding(Rounding rounding, const Function& function) {
 
 // The constants of one lane; false if 32 bits are not enough. `limit` is the largest magnitude of an accumulator and
 // `saturated` a magnitude of the rounded product from which on the code saturates. On return `reach` is the largest
-// magnitude of an accumulator that has to be told apart from larger ones.
+// magnitude of an accumulator that has to be told apart from larger ones: all where 32 bits are enough for them.
 bool add_lane(LaneShift& lanes, Rounding rounding, int shift, int64_t mul, int64_t limit, int64_t saturated,
               int64_t& reach) {
   if (shift < 0 || shift > kMaxNarrowShift || mul < 0) {
     return false;
   }
   const auto bias = with_rounding(rounding, [&](auto mode) { return rounding_bias<mode(), int64_t>(shift); });
+  // Twice the bias: half_even adds one more, and the intermediate sums stay in range for either sign.
+  const auto fits = [&](int64_t acc) { return acc <= kInt32Max && acc * mul + 2 * bias + 2 <= kInt32Max; };
   reach = limit;
-  if (mul > 0) {
+  if (!fits(limit) && mul > 0) {
     reach = std::min(limit, (shift_left(saturated + 1, shift) + mul - 1) / mul);
   }
-  // Twice the bias: half_even adds one more, and the intermediate sums stay in range for either sign.
-  if (reach > kInt32Max || reach * mul + 2 * bias + 2 > kInt32Max) {
+  if (!fits(reach)) {
     return false;
   }
   lanes.shift.push_back(shift);
