@@ -7,7 +7,7 @@
 #include <cmath>
 #include <type_traits>
 
-#include "rounding.h"
+#include "with_modes.h"
 
 namespace yhw {
 
@@ -193,37 +193,6 @@ YHW_HD Real fake_quant_grad(Real grad, Real x, Real scale, const PassRange<Real>
 template <Rounding kRounding, Overflow kOverflow, typename Real>
 YHW_HD Real fake_quant_grad(Real grad, Real x, Real scale, const CodeRange& range) {
   return fake_quant_grad<kOverflow>(grad, x, scale, pass_range<kRounding, kOverflow, Real>(range));
-}
-
-// A mode as a type, so that a loop is compiled once per mode.
-template <Rounding kMode>
-using RoundingTag = std::integral_constant<Rounding, kMode>;
-template <Overflow kMode>
-using OverflowTag = std::integral_constant<Overflow, kMode>;
-
-// Calls body(rounding tag, overflow tag) with the modes as types.
-template <typename Body>
-void with_modes(Rounding rounding, Overflow overflow, const Body& body) {
-  const auto with_rounding = [&](auto overflow_tag) {
-    switch (rounding) {
-      case Rounding::kHalfUp:
-        return body(RoundingTag<Rounding::kHalfUp>{}, overflow_tag);
-      case Rounding::kHalfEven:
-        return body(RoundingTag<Rounding::kHalfEven>{}, overflow_tag);
-      case Rounding::kHalfAway:
-        return body(RoundingTag<Rounding::kHalfAway>{}, overflow_tag);
-      case Rounding::kFloor:
-        return body(RoundingTag<Rounding::kFloor>{}, overflow_tag);
-    }
-  };
-  switch (overflow) {
-    case Overflow::kSaturate:
-      return with_rounding(OverflowTag<Overflow::kSaturate>{});
-    case Overflow::kSaturateSymmetric:
-      return with_rounding(OverflowTag<Overflow::kSaturateSymmetric>{});
-    case Overflow::kWrap:
-      return with_rounding(OverflowTag<Overflow::kWrap>{});
-  }
 }
 
 }  // namespace yhw

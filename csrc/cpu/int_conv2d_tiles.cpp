@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../engine/arena.h"
+#include "../engine/conv_weights.h"
 #include "../engine/op.h"
 #include "../engine/window_walk.h"
 #include "../isa.h"
@@ -15,7 +16,7 @@
 namespace yhw {
 namespace {
 
-constexpr int kMaxDepth = 1 << 16;  // products of an output: patches of 1 MiB
+constexpr int kMaxDepth = 1 << 16;  // products of an output: patches of 1 MiB, and sums of weights in 32 bits
 constexpr int kJobsPerThread = 4;
 constexpr int kPackedSteps = 16;  // packed together: a cache line of every lane
 
@@ -54,11 +55,6 @@ Requantiser requantiser_of(const IntConv2dArgs& args) {
 
 // Where the codes of a pixel lie: as in x, but at least kStepBytes from pixel to pixel.
 View layout_of(const ConvSizes& z, int zero) { return {nullptr, z.c, z.h, z.w, std::max(z.c, kStepBytes), {1, zero}}; }
-
-View group_of(View in, int groups) {
-  in.c /= groups;
-  return in;
-}
 
 // The input as the kernels read it, kSlackBytes behind the last code. Bytes that are so already are not copied.
 class StagedInput {
@@ -114,10 +110,10 @@ class LanePacker {
       : args_(args),
         runs_(runs),
         pitch_(pixel_bytes),
-        layout_(layout),
+        step_(layout, 1),
         run_(static_cast<size_t>(kLanes * runs.run_bytes())) {}
 
-  int step_bytes() const { return kLanes * kStepBytes * (layout_ == WeightLayout::kBytes ? 1 : 2); }
+  int step_bytes() const { return step_.bytes(); }
 
   // Output channels first, ... below `end`, the others get zeros: block `block` of `blocks` at `to`.
   void pack(int first, int end, int block, int blocks, uint8_t* to) {
@@ -134,7 +130,7 @@ class LanePacker {
           for (int lane = 0; lane < kLanes; ++lane) {
             const int8_t* from = run_.data() + lane * run_bytes + begin * kStepBytes;
             for (int i = 0; i < steps; ++i) {
-              put(from + i * kStepBytes, lane, to + (begin + i) * step_pitch);
+              step_.set_bytes(to + (begin + i) * step_pitch, lane, from + i * kStepBytes);
             }
           }
         }
@@ -154,20 +150,10 @@ class LanePacker {
     }
   }
 
-  void put(const int8_t* step, int lane, uint8_t* to) const {
-    if (layout_ == WeightLayout::kBytes) {
-      std::memcpy(to + lane * kStepBytes, step, kStepBytes);
-      return;
-    }
-    const int16_t even[] = {step[0], step[2]}, odd[] = {step[1], step[3]};
-    std::memcpy(to + lane * sizeof(even), even, sizeof(even));
-    std::memcpy(to + (kLanes + lane) * sizeof(odd), odd, sizeof(odd));
-  }
-
   const IntConv2dArgs& args_;
   const WindowRuns& runs_;
   int64_t pitch_;
-  WeightLayout layout_;
+  WeightStep step_;
   std::vector<int8_t> run_;  // [kLanes][run]
 };
 
@@ -185,19 +171,14 @@ class TiledConv {
       : args_(args),
         kernels_(engine_kernels()),
         layout_(layout_of(args.sizes, zero)),
-        runs_(make_runs(window_of(args.sizes), group_of(layout_, args.sizes.groups))),
+        runs_(make_runs(window_of(args.sizes), layout_.of_group(args.sizes.groups))),
         in_(args, layout_, reads_beyond()) {
     const int per_group = args.sizes.group_outputs();
     const Requantiser requant = requantiser_of(args);
     for (int g = 0; g < args.sizes.groups; ++g) {
       epilogues_.push_back(make_epilogue(requant, g * per_group, per_group, storage_of(args.output.type)));
-      for (int done = 0, left = (per_group + kLanes - 1) / kLanes; left > 0;) {
-        const int chunks = (left + kernels_.max_blocks - 1) / kernels_.max_blocks,
-                  blocks = (left + chunks - 1) / chunks;
-        chunks_.push_back({g, done, blocks, {}, {}});
-        done += blocks * kLanes;
-        left -= blocks;
-      }
+      for_each_chunk(per_group, kernels_.max_blocks,
+                     [&](int first, int blocks) { chunks_.push_back({g, first, blocks, {}, {}}); });
     }
     torch::stable::parallel_for(0, static_cast<int64_t>(chunks_.size()), 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
@@ -239,18 +220,14 @@ class TiledConv {
     const int depth = args_.sizes.depth();
     chunk.bias.resize(static_cast<size_t>(chunk.blocks * kLanes));
     for (int k = first + chunk.first; k < std::min(end, first + chunk.first + chunk.blocks * kLanes); ++k) {
-      int32_t sum = 0;  // at most kMaxDepth * 128
-      for (int i = 0; i < depth; ++i) {
-        sum += args_.weights[int64_t{k} * depth + i];
-      }
-      chunk.bias[static_cast<size_t>(k - first - chunk.first)] = static_cast<int32_t>(
-          static_cast<uint32_t>(args_.output.bias[k]) - static_cast<uint32_t>(layout_.storage.zero * sum));
+      chunk.bias[static_cast<size_t>(k - first - chunk.first)] =
+          stored_bias<int32_t>(args_.weights + int64_t{k} * depth, depth, args_.output.bias[k], layout_.storage.zero);
     }
   }
 
   void run_chunk(const Chunk& chunk, int64_t n, int64_t begin, int64_t end, std::vector<uint8_t>& patches) const {
     const ConvSizes& z = args_.sizes;
-    const WindowWalk walk(window_of(z), runs_, group_of(in_.image(n), z.groups), z.wo);
+    const WindowWalk walk(window_of(z), runs_, in_.image(n).of_group(z.groups), z.wo);
     patches.resize(walk.scratch() + kSlackBytes);
     const Epilogue& epilogue = epilogues_[static_cast<size_t>(chunk.group)];
     const int64_t pixel_bytes = int64_t{z.k} * epilogue.out.bytes;

@@ -2,7 +2,6 @@
 // Dense and grouped convolution in tiles: weights packed once; chunks of output channels outside, pixels inside, so
 // that a chunk's weights stay in the cache.
 #include <algorithm>
-#include <numeric>
 
 #include "conv_tail.h"
 #include "conv_weights.h"
@@ -15,11 +14,6 @@ namespace {
 // What a thread does in a microsecond, roughly.
 constexpr double kMacsPerMicrosecond = 400e3;
 
-View group_view(View in, int groups) {
-  in.c /= groups;
-  return in;
-}
-
 class ConvOp final : public Op {
  public:
   ConvOp(const ConvParams& conv, const Requantiser& requant, const ConvTail& tail, View in, View out,
@@ -27,25 +21,19 @@ class ConvOp final : public Op {
       : padded_(conv.window, in, tail_input(out, tail), conv.channels() / conv.groups > kernels.max_blocks * kLanes),
         in_(padded_.view()),
         out_(out),
-        runs_(make_runs(padded_.window(), group_view(in_, conv.groups))),
-        walk_(padded_.window(), runs_, group_view(in_, conv.groups), tail_input(out, tail).w),
+        runs_(make_runs(padded_.window(), in_.of_group(conv.groups))),
+        walk_(padded_.window(), runs_, in_.of_group(conv.groups), tail_input(out, tail).w),
         macs_(tail_input(out, tail).pixels() * static_cast<int64_t>(conv.weight.size())) {
-    const View group_in = group_view(in_, conv.groups);
+    const View group_in = in_.of_group(conv.groups);
     const WeightPacker packer(conv, runs_, group_in, kernels);
     const int per_group = conv.channels() / conv.groups;
     bias_.reserve(static_cast<size_t>(conv.groups * ((per_group + kLanes - 1) / kLanes * kLanes)));
     for (int g = 0; g < conv.groups; ++g) {
       const int first = g * per_group;
       tails_.emplace_back(requant, tail, first, per_group, out);
-      int blocks_left = (per_group + kLanes - 1) / kLanes;
-      for (int done = 0; blocks_left > 0;) {
-        // Equal chunks: 5 blocks are 3 and 2, not 4 and 1.
-        const int chunks = (blocks_left + kernels.max_blocks - 1) / kernels.max_blocks;
-        const int blocks = (blocks_left + chunks - 1) / chunks;
+      for_each_chunk(per_group, kernels.max_blocks, [&](int done, int blocks) {
         add_chunk(packer, conv, {g, done, blocks}, first + done, first + per_group);
-        done += blocks * kLanes;
-        blocks_left -= blocks;
-      }
+      });
     }
   }
 
@@ -129,9 +117,7 @@ bool ConvParams::fits_bytes() const {
 
 int32_t stored_bias(const ConvParams& conv, int k, int zero) {
   const auto row = static_cast<int64_t>(conv.weight.size() / conv.bias.size());
-  const auto* weights = conv.weight.data() + k * row;
-  const int64_t sum = std::accumulate(weights, weights + row, int64_t{0});
-  return static_cast<int32_t>(conv.bias[static_cast<size_t>(k)] - zero * sum);
+  return stored_bias<int64_t>(conv.weight.data() + k * row, row, conv.bias[static_cast<size_t>(k)], zero);
 }
 
 std::unique_ptr<Op> make_conv(const ConvParams& conv, const Requantiser& requant, const ConvTail& tail, View in,

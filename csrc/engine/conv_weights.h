@@ -2,11 +2,32 @@
 #ifndef YHW_ENGINE_CONV_WEIGHTS_H_
 #define YHW_ENGINE_CONV_WEIGHTS_H_
 
+#include <numeric>
+
 #include "op.h"
 #include "weight_step.h"
 #include "window_walk.h"
 
 namespace yhw {
+
+// The bias for codes that are stored as code + zero: `weights` are all of an output channel. Sum holds their sum.
+template <typename Sum, typename Weight>
+int32_t stored_bias(const Weight* weights, int64_t count, int64_t bias, int zero) {
+  return static_cast<int32_t>(bias - int64_t{zero} * std::accumulate(weights, weights + count, Sum{0}));
+}
+
+// Cuts output channels into chunks of at most `max_blocks` blocks and calls body(first channel, blocks). Chunks are
+// nearly equal: 5 blocks are 3 and 2, not 4 and 1.
+template <typename Body>
+void for_each_chunk(int channels, int max_blocks, const Body& body) {
+  int left = (channels + kLanes - 1) / kLanes;
+  for (int done = 0; left > 0;) {
+    const int chunks = (left + max_blocks - 1) / max_blocks, blocks = (left + chunks - 1) / chunks;
+    body(done, blocks);
+    done += blocks * kLanes;
+    left -= blocks;
+  }
+}
 
 // Packs the weights of a chunk of output channels in the order a kernel takes them.
 class WeightPacker {

@@ -4,26 +4,14 @@
 #include <algorithm>
 #include <limits>
 
+#include "../core/with_modes.h"
+
 namespace yhw {
 namespace {
 
 constexpr int64_t kInt32Max = std::numeric_limits<int32_t>::max();
 constexpr int kMaxNarrowShift = 31;
 constexpr size_t kByteCodes = 256;
-
-template <typename Function>
-auto with_rounding(Rounding rounding, const Function& function) {
-  switch (rounding) {
-    case Rounding::kHalfEven:
-      return function(std::integral_constant<Rounding, Rounding::kHalfEven>{});
-    case Rounding::kHalfAway:
-      return function(std::integral_constant<Rounding, Rounding::kHalfAway>{});
-    case Rounding::kFloor:
-      return function(std::integral_constant<Rounding, Rounding::kFloor>{});
-    default:
-      return function(std::integral_constant<Rounding, Rounding::kHalfUp>{});
-  }
-}
 
 // The constants of one lane; false if 32 bits are not enough. `limit` is the largest magnitude of an accumulator and
 // `saturated` a magnitude of the rounded product from which on the code saturates. On return `reach` is the largest

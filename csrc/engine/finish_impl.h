@@ -6,6 +6,7 @@
 
 #include <cstring>
 
+#include "../core/with_modes.h"
 #include "kernels.h"
 #include "vec.h"
 
@@ -192,29 +193,9 @@ void finish_each(const Epilogue& e, const Acc* acc, int64_t acc_step, int first,
 template <Rounding kRounding, typename Acc>
 void finish_wide_rounding(const Epilogue& e, const Acc* acc, int64_t acc_step, int first, int pixels, uint8_t* out,
                           int64_t spacing) {
-  switch (e.spec.overflow) {
-    case Overflow::kSaturate:
-      return finish_each<kRounding, Overflow::kSaturate>(e, acc, acc_step, first, pixels, out, spacing);
-    case Overflow::kSaturateSymmetric:
-      return finish_each<kRounding, Overflow::kSaturateSymmetric>(e, acc, acc_step, first, pixels, out, spacing);
-    case Overflow::kWrap:
-      return finish_each<kRounding, Overflow::kWrap>(e, acc, acc_step, first, pixels, out, spacing);
-  }
-}
-
-// Calls function(rounding as a type).
-template <typename Function>
-YHW_INLINE void with_rounding(Rounding rounding, const Function& function) {
-  switch (rounding) {
-    case Rounding::kHalfUp:
-      return function(std::integral_constant<Rounding, Rounding::kHalfUp>{});
-    case Rounding::kHalfEven:
-      return function(std::integral_constant<Rounding, Rounding::kHalfEven>{});
-    case Rounding::kHalfAway:
-      return function(std::integral_constant<Rounding, Rounding::kHalfAway>{});
-    case Rounding::kFloor:
-      return function(std::integral_constant<Rounding, Rounding::kFloor>{});
-  }
+  with_overflow(e.spec.overflow, [&](auto overflow) {
+    finish_each<kRounding, overflow()>(e, acc, acc_step, first, pixels, out, spacing);
+  });
 }
 
 template <class Isa>

@@ -36,6 +36,12 @@ struct View {
   int stride = 0;  // codes from one pixel to the next, at least c
   Storage storage;
 
+  // The channels of the first of `groups` groups.
+  View of_group(int groups) const {
+    View group = *this;
+    group.c /= groups;
+    return group;
+  }
   int64_t pixel_bytes() const { return static_cast<int64_t>(stride) * storage.bytes; }
   int64_t row_bytes() const { return w * pixel_bytes(); }
   int64_t pixels() const { return static_cast<int64_t>(h) * w; }

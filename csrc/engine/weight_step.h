@@ -17,6 +17,17 @@ class WeightStep {
   int codes() const { return kStepBytes / code_bytes_; }
   int bytes() const { return kLanes * codes() * (narrow() ? 1 : 2); }
 
+  // The weights of codes of one byte and output channel `lane` of the step at `to`.
+  void set_bytes(uint8_t* to, int lane, const int8_t* weights) const {
+    if (layout_ == WeightLayout::kBytes) {
+      std::memcpy(to + lane * kStepBytes, weights, kStepBytes);
+      return;
+    }
+    const int16_t even[] = {weights[0], weights[2]}, odd[] = {weights[1], weights[3]};
+    std::memcpy(to + lane * sizeof(even), even, sizeof(even));
+    std::memcpy(to + (kLanes + lane) * sizeof(odd), odd, sizeof(odd));
+  }
+
   // The weight of code `i` and output channel `lane` of the step at `to`.
   void set(uint8_t* to, int lane, int i, int16_t weight) const {
     if (narrow()) {
