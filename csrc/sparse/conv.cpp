@@ -115,7 +115,7 @@ std::unique_ptr<Place[]> place_taps(const Problem<Element>& problem, const std::
   const Weights<Element>& w = problem.weights;
   const int bits = tap_bits(problem.shape.kernel_size());
   const int64_t chunks = problem.chunk_count(), rows = problem.block_row_count();
-  std::unique_ptr<Place[]> places(new Place[static_cast<size_t>(w.starts[chunks * rows]) + 1]);
+  std::unique_ptr<Place[]> places(new Place[static_cast<size_t>(w.starts[chunks * rows]) + kPlacesAhead]);
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     const int64_t channels = std::min<int64_t>(w.chunk, problem.shape.group_channels() - chunk * w.chunk);
     const size_t limit = static_cast<size_t>(channels) << bits;
@@ -130,6 +130,7 @@ std::unique_ptr<Place[]> place_taps(const Problem<Element>& problem, const std::
       throw std::runtime_error("sparse_conv2d: taps must point into their chunk of channels and into the kernel");
     }
   }
+  std::fill_n(places.get() + w.starts[chunks * rows], kPlacesAhead, Place{0});
   return places;
 }
 

@@ -10,6 +10,9 @@
 namespace yhw {
 namespace sparse {
 
+// Kernels read so many places past the last one.
+constexpr int64_t kPlacesAhead = 4;
+
 template <typename Element>
 struct Job {
   Problem<Element> problem;

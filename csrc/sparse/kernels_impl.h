@@ -9,6 +9,7 @@
 #ifndef YHW_SPARSE_KERNELS_IMPL_H_
 #define YHW_SPARSE_KERNELS_IMPL_H_
 
+#include <cstring>
 #include <type_traits>
 #include <utility>
 
@@ -60,6 +61,13 @@ struct Accumulators {
   }
 };
 
+// Four of them, the first in the lowest bits.
+YHW_INLINE uint64_t four_places(const uint16_t* places) {
+  uint64_t four;
+  std::memcpy(&four, places, sizeof(four));
+  return four;
+}
+
 template <class Isa, int M, int Q>
 YHW_INLINE void accumulate(const Span<typename Isa::Element>& span) {
   using Element = typename Isa::Element;
@@ -69,19 +77,20 @@ YHW_INLINE void accumulate(const Span<typename Isa::Element>& span) {
       acc.sum[m][q] = Isa::load(span.from + m * span.from_channel + q * span.from_vector);
     }
   }
-  const Element* const tile = span.tile;
-  const uint16_t* offset = span.offsets;
   const Element* w = span.weights;
   const int64_t step = span.weight_step;
-  // Two blocks per round: the loads of the second do not wait for the sums of the first.
-  for (const uint16_t* const end = offset + (span.count & ~int64_t{1}); offset != end; offset += 2, w += 2 * step) {
-    const Element* const first = tile + int64_t{offset[0]} * Isa::kLanes;
-    const Element* const second = tile + int64_t{offset[1]} * Isa::kLanes;
-    acc.add(first, w);
-    acc.add(second, w + step);
+  // Places are read four at a time and four blocks ahead, or the loads of the input would wait for them.
+  const uint16_t* offset = span.offsets;
+  uint64_t ahead = four_places(offset);
+  int64_t left = span.count;
+  for (; left >= 4; left -= 4, w += 4 * step) {
+    const Element* x[4];
+    YHW_UNROLL for (int i = 0; i < 4; ++i) { x[i] = span.tile + (ahead >> (16 * i) & 0xffff) * Isa::kLanes; }
+    ahead = four_places(offset += 4);
+    YHW_UNROLL for (int i = 0; i < 4; ++i) { acc.add(x[i], w + i * step); }
   }
-  if (span.count & 1) {
-    acc.add(tile + int64_t{offset[0]} * Isa::kLanes, w);
+  for (; left > 0; --left, w += step, ahead >>= 16) {
+    acc.add(span.tile + (ahead & 0xffff) * Isa::kLanes, w);
   }
   if constexpr (std::is_floating_point<Element>::value) {
     if (span.activation != Activation::kNone) {
