@@ -84,10 +84,11 @@ RegionWorkspace<Element> lay_out(Cursor& cursor, const RegionJob<Element>& job, 
   constexpr int64_t kBeyond = kRegionRows;
   const int64_t rows = job.problem.chunk_count() > 1 ? block_rows_of_task * weights.block_rows / kRegionRows : 1;
   RegionWorkspace<Element> w{};
-  w.input = cursor.take<Element>(weights.chunk * r.channel_elements());
+  const int64_t copied = r.in_place ? 0 : r.channel_elements();
+  w.input = cursor.take<Element>(weights.chunk * copied);
   w.sums = cursor.take<Element>((rows * r.pixels() + kBeyond) * kRegionRows);
   w.bias = cursor.take<Element>(kRegionRows);
-  w.loads = cursor.take<Copy>(r.channel_elements());
+  w.loads = cursor.take<Copy>(copied);
   return w;
 }
 
@@ -179,7 +180,7 @@ void convolve(const Problem<Element>& problem, Path path, int threads, const Par
   }
   const Kernels<Element> kernels = kernels_of<Element>(path);
   if (kernels.run_region != nullptr && problem.weights.block_rows % kRegionRows == 0) {
-    RegionJob<Element> job{problem, make_regions(s, kernels.lanes), nullptr};
+    RegionJob<Element> job{problem, make_regions(s, kernels.lanes, problem.weights.chunk), nullptr};
     const Regions& r = job.regions;
     const auto places = place_taps(problem, tap_table(problem, r.tap_elements, r.channel_elements()));
     job.offsets = places.get();

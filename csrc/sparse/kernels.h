@@ -47,7 +47,7 @@ struct RegionJob {
 
 template <typename Element>
 struct RegionWorkspace {
-  Element* input;  // [chunk][channel_elements]
+  Element* input;  // [chunk][channel_elements], unless it is read in place
   Element* sums;   // [pixels][16] for one row of blocks or, with more than one chunk, for all 16 channels of the task
   Element* bias;   // [16]
   Copy* loads;     // [input_rows * phases * phase_pitch / lanes]

@@ -97,7 +97,9 @@ class RegionRun {
 
   void run(int64_t region, int64_t first, int64_t last) {
     locate(region);
-    list_loads();
+    if (!r_.in_place) {
+      list_loads();
+    }
     const ConvShape& s = r_.shape;
     const int64_t per_group = job_.problem.block_row_count() / s.groups;
     const int64_t chunk = job_.problem.weights.chunk, channels = s.group_channels();
@@ -106,7 +108,7 @@ class RegionRun {
       const int64_t stop = s.groups == 1 || (group + 1) * per_group > last ? last : (group + 1) * per_group;
       for (int64_t begin = 0, index = 0; begin < channels; begin += chunk, ++index) {
         const int64_t end = begin + chunk < channels ? begin + chunk : channels;
-        copy_in(group * channels, begin, end);
+        take_input(group * channels, begin, end);
         for (int64_t row = first; row < stop; ++row) {
           run_row(index, row, end == channels);
         }
@@ -144,11 +146,16 @@ class RegionRun {
     }
   }
 
-  // Channels [begin, end) of a group into the buffer.
-  void copy_in(int64_t group_start, int64_t begin, int64_t end) {
+  // Channels [begin, end) of a group, copied into the buffer unless they are read in place.
+  void take_input(int64_t group_start, int64_t begin, int64_t end) {
     const ConvShape& s = r_.shape;
     const int64_t pixels = s.height * s.width;
     const Element* from = job_.problem.x + (image_ * s.in_channels + group_start + begin) * pixels;
+    if (r_.in_place) {
+      input_ = from + x_;
+      return;
+    }
+    input_ = work_.input;
     Element* to = work_.input;
     for (int64_t c = begin; c < end; ++c, to += r_.channel_elements(), from += pixels) {
       for (int64_t i = 0; i < load_count_; ++i) {
@@ -204,7 +211,7 @@ class RegionRun {
       int64_t x = 0;
       for (int64_t runs = (columns_ + kMost - 1) / kMost; runs > 0; --runs) {
         const int64_t now = (columns_ - x + runs - 1) / runs;
-        span.input = work_.input + y * span.input_pitch + x;
+        span.input = input_ + y * span.input_pitch + x;
         span.sums = sums + y * span.sum_pitch + x * kRegionRows;
         if (both) {
           dispatch_columns<Isa, 2>(static_cast<int>(now), span, std::make_integer_sequence<int, kHalf>());
@@ -260,6 +267,7 @@ class RegionRun {
   const RegionJob<Element>& job_;
   const Regions& r_;
   const RegionWorkspace<Element>& work_;
+  const Element* input_ = nullptr;  // of the chunk
   int64_t image_ = 0, y_ = 0, x_ = 0, rows_ = 0, columns_ = 0, first_ = 0, load_count_ = 0;
 };
 

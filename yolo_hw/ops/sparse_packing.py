@@ -296,7 +296,7 @@ def _chunk_of(shape: WeightShape, density: float, form: Pattern) -> int:
     """
     per_channel = shape.kernel_w * (TILE_ROWS + shape.kernel_h - 1) * VECTOR_BYTES
     if form.rows % REGION_ROWS == 0:
-        limit, per_channel = REGION_BYTES, REGION_CHANNEL_BYTES
+        limit, per_channel = REGION_BYTES * (2 if shape.taps == 1 else 1), REGION_CHANNEL_BYTES
     elif form.rows >= 4:
         limit = L1_BYTES * (2 if density > 0.15 else 4)
     elif density > 0.07:
