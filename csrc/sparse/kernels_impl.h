@@ -4,7 +4,8 @@
 //
 // Isa: Element, Vector, kLanes, kMaxRows (of a tile), max_rows(M) (vectors of M output channels that fit the
 // registers), load, store, store_lanes (those of a mask, unaligned), broadcast, fma(weight, x, sum) = weight * x + sum
-// rounded once, copy_in<Strip>(to, from, mask, stride, outside), copy_out<Strip>(to, from, mask), prefetch. For floats
+// rounded once, copy_in<Strip>(to, from, mask, stride, outside), copy_out<Strip>(to, from, mask), prefetch, kPlaceTaps
+// (Kernels::place_taps). For floats
 // also maximum, minimum (the second operand where one is NaN) and leaky.
 #ifndef YHW_SPARSE_KERNELS_IMPL_H_
 #define YHW_SPARSE_KERNELS_IMPL_H_
@@ -385,9 +386,24 @@ void run_tile(const Job<typename Isa::Element>& job, int64_t tile, int64_t first
   }
 }
 
+// Kernels::make_quads; the compiler makes vectors of it.
+inline void make_quads(const uint8_t* const* channels, int64_t pixels, uint32_t flip, int32_t* quads) {
+  const uint8_t *a = channels[0], *b = channels[1], *c = channels[2], *d = channels[3];
+  for (int64_t i = 0; i < pixels; ++i) {
+    const uint32_t low = a[i] | static_cast<uint32_t>(b[i]) << 8;
+    const uint32_t high = c[i] | static_cast<uint32_t>(d[i]) << 8;
+    quads[i] = static_cast<int32_t>((low | high << 16) ^ flip);
+  }
+}
+
+template <class Isa>
+constexpr decltype(Kernels<typename Isa::Element>::make_quads) quads_function() {
+  return std::is_same<typename Isa::Element, int32_t>::value ? make_quads : nullptr;
+}
+
 template <class Isa>
 Kernels<typename Isa::Element> make_kernels() {
-  return {Isa::kLanes, Isa::kMaxRows, run_tile<Isa>, nullptr};
+  return {Isa::kLanes, Isa::kMaxRows, quads_function<Isa>(), Isa::kPlaceTaps, run_tile<Isa>, nullptr};
 }
 
 }  // namespace

@@ -19,6 +19,7 @@ template <typename T>
 struct Moves256 {
   using Element = T;
   static constexpr int kLanes = 8;
+  static constexpr decltype(Kernels<T>::place_taps) kPlaceTaps = nullptr;
   static constexpr int kMaxRows = 14;
 
   // For regions: two vectors of sums of each, two of weights, and a pixel.

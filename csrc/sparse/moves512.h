@@ -14,6 +14,29 @@ namespace {
 YHW_INLINE __m512i bits_of(__m512 v) { return _mm512_castps_si512(v); }
 YHW_INLINE __m512i bits_of(__m512i v) { return v; }
 
+// A tap of a channel is looked up in a register, 32 of them at once.
+inline int64_t place_taps512(const TileTaps& t, uint16_t* places, bool* good) {
+  constexpr int kAtOnce = 32;
+  alignas(64) uint16_t entries[kPlacedTaps] = {};
+  std::memcpy(entries, t.of_tap, static_cast<size_t>(t.codes) * sizeof(uint16_t));
+  const __m512i table = _mm512_load_si512(entries), codes = _mm512_set1_epi16(static_cast<int16_t>(t.codes - 1));
+  const int64_t stop = t.channels * t.codes, most = (stop < 0x10000 ? stop : 0x10000) - 1;
+  const __m512i last = _mm512_set1_epi16(static_cast<int16_t>(most)), none = _mm512_set1_epi16(-1);
+  const __m512i per_channel = _mm512_set1_epi16(static_cast<int16_t>(t.per_channel));
+  const __m128i bits = _mm_cvtsi32_si128(tap_bits(t.codes));
+  __mmask32 bad = 0;
+  int64_t i = 0;
+  for (; i + kAtOnce <= t.count; i += kAtOnce) {
+    const __m512i tap = _mm512_loadu_si512(t.taps + i);
+    const __m512i in_channel = _mm512_permutexvar_epi16(_mm512_and_si512(tap, codes), table);
+    const __m512i channel = _mm512_srl_epi16(tap, bits);
+    bad |= _mm512_cmpgt_epu16_mask(tap, last) | _mm512_cmpeq_epi16_mask(in_channel, none);
+    _mm512_storeu_si512(places + i, _mm512_add_epi16(_mm512_mullo_epi16(channel, per_channel), in_channel));
+  }
+  *good &= bad == 0;
+  return i;
+}
+
 // T: float or int32_t.
 template <typename T>
 struct Moves512 {
@@ -26,6 +49,8 @@ struct Moves512 {
 
   // 32 registers: the sums, the input vectors (from memory for one channel) and a weight.
   static constexpr int max_rows(int channels) { return channels == 4 ? 7 : 14; }
+
+  static constexpr auto kPlaceTaps = place_taps512;
 
   // For regions: the sums, a vector of weights and a pixel.
   static constexpr int kPixels = 28;
