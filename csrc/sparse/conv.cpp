@@ -64,15 +64,15 @@ constexpr Place kNoTap = std::numeric_limits<Place>::max();
 template <typename Element>
 Workspace<Element> lay_out(Cursor& cursor, const Job<Element>& job, int64_t block_rows_of_task) {
   const Tiling& t = job.tiling;
-  const int64_t block = job.problem.weights.block_rows, vector = t.lanes, pieces = t.lanes / t.strip;
+  const int64_t block = job.problem.weights.block_rows, vector = t.lanes;
   Workspace<Element> w{};
   w.input = cursor.take<Element>(job.problem.weights.chunk * t.channel_vectors * vector);
   w.accumulators =
       cursor.take<Element>(job.problem.chunk_count() > 1 ? block_rows_of_task * block * t.rows * vector : 0);
   w.result = cursor.take<Element>(block * t.rows * vector);
   w.bias = cursor.take<Element>(block * vector);
-  w.loads = cursor.take<Copy>(static_cast<int64_t>(t.input_rows.size()) * t.shape.kernel_w * pieces);
-  w.stores = cursor.take<Copy>(t.rows * pieces);
+  w.loads = cursor.take<Copy>(t.load_count());
+  w.stores = cursor.take<Copy>(t.store_count());
   return w;
 }
 
@@ -205,7 +205,10 @@ void convolve(const Problem<Element>& problem, Path path, int threads, const Par
                        kernels.run_region);
     return;
   }
-  Job<Element> job{problem, make_tiling(s, kernels.lanes, kernels.max_rows, problem.weights.chunk), nullptr};
+  const double blocks = problem.weights.starts[problem.chunk_count() * problem.block_row_count()];
+  const TilingOptions options{kernels.lanes, kernels.max_rows, problem.weights.chunk, kernels.runs,
+                              blocks / static_cast<double>(problem.block_row_count())};
+  Job<Element> job{problem, make_tiling(s, options), nullptr};
   const Tiling& t = job.tiling;
   const auto places = place_taps(problem, tap_places(s, t.tap_vectors, t.channel_vectors), kernels);
   job.offsets = places.get();

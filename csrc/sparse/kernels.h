@@ -34,8 +34,8 @@ struct Workspace {
   Element* accumulators;  // [block rows of the task][block_rows][rows][lanes], for more than one chunk
   Element* result;        // [block_rows][rows][lanes]
   Element* bias;          // [block_rows][lanes]
-  Copy* loads;            // [input_rows * kernel_w * pieces]
-  Copy* stores;           // [rows * pieces]
+  Copy* loads;            // [load_count()] of the tiling
+  Copy* stores;           // [store_count()]
 };
 
 template <typename Element>
@@ -69,6 +69,7 @@ template <typename Element>
 struct Kernels {
   int32_t lanes;
   int32_t max_rows;
+  bool runs;  // whether tiles may be of runs
   // Of quads: makes them of `pixels` codes of each of four channels, with the bits of `flip` inverted.
   void (*make_quads)(const uint8_t* const* channels, int64_t pixels, uint32_t flip, int32_t* quads);
   // Turns taps into places; returns how many, from the first. Clears *good if one is no tap of the chunk. Null where

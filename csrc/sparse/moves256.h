@@ -21,6 +21,7 @@ struct Moves256 {
   static constexpr int kLanes = 8;
   static constexpr decltype(Kernels<T>::place_taps) kPlaceTaps = nullptr;
   static constexpr int kMaxRows = 14;
+  static constexpr bool kRuns = false;
 
   // For regions: two vectors of sums of each, two of weights, and a pixel.
   static constexpr int kPixels = 6;

@@ -279,7 +279,8 @@ void run_region(const RegionJob<typename Isa::Element>& job, int64_t region, int
 
 template <class Isa>
 Kernels<typename Isa::Element> make_kernels_with_regions() {
-  return {Isa::kLanes, Isa::kMaxRows, quads_function<Isa>(), Isa::kPlaceTaps, run_tile<Isa>, run_region<Isa>};
+  return {Isa::kLanes,     Isa::kMaxRows, Isa::kRuns,     quads_function<Isa>(),
+          Isa::kPlaceTaps, run_tile<Isa>, run_region<Isa>};
 }
 
 }  // namespace
