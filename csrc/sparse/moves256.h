@@ -13,6 +13,14 @@ namespace {
 
 YHW_INLINE __m256i bits_of(__m256 v) { return _mm256_castps_si256(v); }
 YHW_INLINE __m256i bits_of(__m256i v) { return v; }
+template <typename Vector>
+YHW_INLINE Vector from_bits(__m256i v) {
+  if constexpr (std::is_same<Vector, __m256i>::value) {
+    return v;
+  } else {
+    return _mm256_castsi256_ps(v);
+  }
+}
 
 // T: float or int32_t.
 template <typename T>
@@ -27,8 +35,9 @@ struct Moves256 {
   static constexpr int kPixels = 6;
   static constexpr bool kSpreads = false;  // a pixel serves two vectors
 
-  // from: 8 rows of 8 elements, `step` apart -> to: the same by columns, without gaps.
-  static YHW_INLINE void transpose(T* to, const T* from, int64_t step) {
+  // from: 8 rows of 8 elements, `step` apart -> to: the same by columns.
+  template <typename Vector>
+  static YHW_INLINE void transpose(Vector (&to)[8], const T* from, int64_t step) {
     __m256i u[8];
     YHW_UNROLL for (int i = 0; i < 8; i += 4) {
       __m256i v[4];
@@ -42,10 +51,9 @@ struct Moves256 {
       u[i + 2] = _mm256_unpacklo_epi64(b, d);
       u[i + 3] = _mm256_unpackhi_epi64(b, d);
     }
-    auto* out = reinterpret_cast<__m256i*>(to);
     YHW_UNROLL for (int i = 0; i < 4; ++i) {
-      _mm256_store_si256(out + i, _mm256_permute2x128_si256(u[i], u[i + 4], 0x20));
-      _mm256_store_si256(out + i + 4, _mm256_permute2x128_si256(u[i], u[i + 4], 0x31));
+      to[i] = from_bits<Vector>(_mm256_permute2x128_si256(u[i], u[i + 4], 0x20));
+      to[i + 4] = from_bits<Vector>(_mm256_permute2x128_si256(u[i], u[i + 4], 0x31));
     }
   }
 

@@ -13,6 +13,14 @@ namespace {
 
 YHW_INLINE __m512i bits_of(__m512 v) { return _mm512_castps_si512(v); }
 YHW_INLINE __m512i bits_of(__m512i v) { return v; }
+template <typename Vector>
+YHW_INLINE Vector from_bits(__m512i v) {
+  if constexpr (std::is_same<Vector, __m512i>::value) {
+    return v;
+  } else {
+    return _mm512_castsi512_ps(v);
+  }
+}
 
 // A tap of a channel is looked up in a register, 32 of them at once.
 inline int64_t place_taps512(const TileTaps& t, uint16_t* places, bool* good) {
@@ -57,12 +65,13 @@ struct Moves512 {
   static constexpr int kPixels = 28;
   static constexpr bool kSpreads = true;
 
-  // from: 16 rows of 16 elements, `step` apart -> to: the same by columns, without gaps.
-  static YHW_INLINE void transpose(T* to, const T* from, int64_t step) {
+  // from: 16 rows of 16 elements, `step` apart -> to: the same by columns.
+  template <typename Vector>
+  static YHW_INLINE void transpose(Vector (&to)[16], const T* from, int64_t step) {
     __m512i v[16];
     YHW_UNROLL for (int i = 0; i < 16; ++i) { v[i] = _mm512_load_si512(from + i * step); }
     transpose_square(v);
-    YHW_UNROLL for (int i = 0; i < 16; ++i) { _mm512_store_si512(to + i * 16, v[i]); }
+    YHW_UNROLL for (int i = 0; i < 16; ++i) { to[i] = from_bits<Vector>(v[i]); }
   }
 
   // The same of rows in registers.

@@ -2,7 +2,7 @@
 // Blocks of 16 output channels, for any instruction set: see regions.h. Included like kernels_impl.h, after it.
 //
 // Isa, besides: kPixels, most pixels whose sums of 16 channels fit the registers; transpose(to, from, step): a square
-// of lanes of elements; kSpreads, whether to load inputs by four: broadcast_four(p), spread(v, i).
+// of lanes of elements into registers; kSpreads, whether to load inputs by four: broadcast_four(p), spread(v, i).
 #ifndef YHW_SPARSE_REGIONS_IMPL_H_
 #define YHW_SPARSE_REGIONS_IMPL_H_
 
@@ -243,21 +243,24 @@ class RegionRun {
     const Problem<Element>& p = job_.problem;
     const ConvShape& s = r_.shape;
     const int64_t width = s.out_width(), map = s.out_height() * width;
+    const auto slope = Isa::broadcast(p.slope);
     for (int64_t half = 0; half < kRegionRows; half += Isa::kLanes) {
       const int64_t left = s.out_channels - channel - half;
       const int channels = static_cast<int>(left < Isa::kLanes ? left : Isa::kLanes);
       Element* const to = p.y + (image_ * s.out_channels + channel + half) * map + y_ * width + x_;
       for (int64_t y = 0; y < rows_; ++y) {
         for (int64_t x = 0; x < columns_; x += Isa::kLanes) {
-          alignas(64) Element square[Isa::kLanes * Isa::kLanes];
+          typename Isa::Vector square[Isa::kLanes];
           Isa::transpose(square, sums + (y * r_.columns + x) * kRegionRows + half, kRegionRows);
           const uint32_t mask = lanes_inside(x, 1, columns_, Isa::kLanes);
-          for (int m = 0; m < channels; ++m) {
-            auto v = Isa::load(square + m * Isa::kLanes);
+          Element* const row = to + y * width + x;
+          YHW_UNROLL for (int m = 0; m < Isa::kLanes; ++m) {
             if constexpr (std::is_floating_point<Element>::value) {
-              v = activate<Isa>(p.activation, Isa::broadcast(p.slope), v);
+              square[m] = activate<Isa>(p.activation, slope, square[m]);
             }
-            Isa::store_lanes(to + m * map + y * width + x, v, mask);
+            if (m < channels) {
+              Isa::store_lanes(row + m * map, square[m], mask);
+            }
           }
         }
       }
