@@ -13,14 +13,8 @@ namespace {
 
 YHW_INLINE __m256i bits_of(__m256 v) { return _mm256_castps_si256(v); }
 YHW_INLINE __m256i bits_of(__m256i v) { return v; }
-template <typename Vector>
-YHW_INLINE Vector from_bits(__m256i v) {
-  if constexpr (std::is_same<Vector, __m256i>::value) {
-    return v;
-  } else {
-    return _mm256_castsi256_ps(v);
-  }
-}
+YHW_INLINE void set_bits(__m256& to, __m256i v) { to = _mm256_castsi256_ps(v); }
+YHW_INLINE void set_bits(__m256i& to, __m256i v) { to = v; }
 
 // T: float or int32_t.
 template <typename T>
@@ -52,8 +46,8 @@ struct Moves256 {
       u[i + 3] = _mm256_unpackhi_epi64(b, d);
     }
     YHW_UNROLL for (int i = 0; i < 4; ++i) {
-      to[i] = from_bits<Vector>(_mm256_permute2x128_si256(u[i], u[i + 4], 0x20));
-      to[i + 4] = from_bits<Vector>(_mm256_permute2x128_si256(u[i], u[i + 4], 0x31));
+      set_bits(to[i], _mm256_permute2x128_si256(u[i], u[i + 4], 0x20));
+      set_bits(to[i + 4], _mm256_permute2x128_si256(u[i], u[i + 4], 0x31));
     }
   }
 

@@ -13,14 +13,8 @@ namespace {
 
 YHW_INLINE __m512i bits_of(__m512 v) { return _mm512_castps_si512(v); }
 YHW_INLINE __m512i bits_of(__m512i v) { return v; }
-template <typename Vector>
-YHW_INLINE Vector from_bits(__m512i v) {
-  if constexpr (std::is_same<Vector, __m512i>::value) {
-    return v;
-  } else {
-    return _mm512_castsi512_ps(v);
-  }
-}
+YHW_INLINE void set_bits(__m512& to, __m512i v) { to = _mm512_castsi512_ps(v); }
+YHW_INLINE void set_bits(__m512i& to, __m512i v) { to = v; }
 
 // A tap of a channel is looked up in a register, 32 of them at once.
 inline int64_t place_taps512(const TileTaps& t, uint16_t* places, bool* good) {
@@ -71,7 +65,7 @@ struct Moves512 {
     __m512i v[16];
     YHW_UNROLL for (int i = 0; i < 16; ++i) { v[i] = _mm512_load_si512(from + i * step); }
     transpose_square(v);
-    YHW_UNROLL for (int i = 0; i < 16; ++i) { to[i] = from_bits<Vector>(v[i]); }
+    YHW_UNROLL for (int i = 0; i < 16; ++i) { set_bits(to[i], v[i]); }
   }
 
   // The same of rows in registers.
