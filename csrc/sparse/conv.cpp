@@ -5,6 +5,8 @@
 #include <limits>
 #include <memory>
 #include <stdexcept>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "../isa.h"
@@ -13,17 +15,6 @@
 
 namespace yhw {
 namespace sparse {
-namespace {
-
-// Accumulators of one task between two chunks: they and the weights share the second-level cache.
-constexpr int64_t kAccumulatorBytes = 512 << 10;
-// Idle time of threads that is worth a further copy of the input.
-constexpr double kBalance = 1.1;
-template <typename Place>
-constexpr Place kNoTap = std::numeric_limits<Place>::max();
-
-template <typename Element>
-Kernels<Element> kernels_of(Path path);
 
 template <>
 Kernels<double> kernels_of<double>(Path) {
@@ -61,18 +52,27 @@ Kernels<int32_t> kernels_of<int32_t>(Path path) {
   return scalar_kernels_quads();
 }
 
+namespace {
+
+// Accumulators of one task between two chunks: they and the weights share the second-level cache.
+constexpr int64_t kAccumulatorBytes = 512 << 10;
+// Idle time of threads that is worth a further copy of the input.
+constexpr double kBalance = 1.1;
+template <typename Place>
+constexpr Place kNoTap = std::numeric_limits<Place>::max();
+
 template <typename Element>
 Workspace<Element> lay_out(Cursor& cursor, const Job<Element>& job, int64_t block_rows_of_task) {
   const Tiling& t = job.tiling;
-  const int64_t block = job.problem.weights.block_rows, vector = t.lanes, pieces = t.lanes / t.strip;
+  const int64_t block = job.problem.weights.block_rows, vector = t.lanes;
   Workspace<Element> w{};
   w.input = cursor.take<Element>(job.problem.weights.chunk * t.channel_vectors * vector);
   w.accumulators =
       cursor.take<Element>(job.problem.chunk_count() > 1 ? block_rows_of_task * block * t.rows * vector : 0);
   w.result = cursor.take<Element>(block * t.rows * vector);
   w.bias = cursor.take<Element>(block * vector);
-  w.loads = cursor.take<Copy>(static_cast<int64_t>(t.input_rows.size()) * t.shape.kernel_w * pieces);
-  w.stores = cursor.take<Copy>(t.rows * pieces);
+  w.loads = cursor.take<Copy>(t.load_count());
+  w.stores = cursor.take<Copy>(t.store_count());
   return w;
 }
 
@@ -84,10 +84,11 @@ RegionWorkspace<Element> lay_out(Cursor& cursor, const RegionJob<Element>& job, 
   constexpr int64_t kBeyond = kRegionRows;
   const int64_t rows = job.problem.chunk_count() > 1 ? block_rows_of_task * weights.block_rows / kRegionRows : 1;
   RegionWorkspace<Element> w{};
-  w.input = cursor.take<Element>(weights.chunk * r.channel_elements());
+  const int64_t copied = r.in_place ? 0 : r.channel_elements();
+  w.input = cursor.take<Element>(weights.chunk * copied);
   w.sums = cursor.take<Element>((rows * r.pixels() + kBeyond) * kRegionRows);
   w.bias = cursor.take<Element>(kRegionRows);
-  w.loads = cursor.take<Copy>(r.channel_elements());
+  w.loads = cursor.take<Copy>(copied);
   return w;
 }
 
@@ -109,41 +110,59 @@ int64_t split_rows(const Problem<Element>& problem, int64_t pieces, int64_t pixe
   return std::min(parts, block_rows);
 }
 
-// Turns taps into places of the buffer; table: the place of every tap of a chunk, kNoTap of those that do not exist.
+// Where the taps of a chunk lie.
+template <typename Place>
+struct TapPlaces {
+  std::vector<Place> of_tap;  // in a channel; kNoTap of codes that are no tap
+  Place per_channel;
+};
+
+template <typename Place>
+TapPlaces<Place> tap_places(const ConvShape& shape, std::vector<Place> of_tap, int64_t per_channel) {
+  of_tap.resize(size_t{1} << tap_bits(shape.kernel_size()), kNoTap<Place>);
+  return {std::move(of_tap), static_cast<Place>(per_channel)};
+}
+
+// Turns taps into places, those of one chunk with `channels` channels. Returns whether all are in the chunk.
+template <typename Place>
+bool place_chunk(const int16_t* taps, int64_t count, int64_t channels, const TapPlaces<Place>& table, Place* places) {
+  const size_t codes = table.of_tap.size(), limit = static_cast<size_t>(channels) * codes;
+  const int bits = tap_bits(static_cast<int64_t>(codes));
+  bool good = true;
+  for (int64_t i = 0; i < count; ++i) {
+    const size_t tap = static_cast<uint16_t>(taps[i]);
+    const Place in_channel = table.of_tap[tap & (codes - 1)];
+    good &= tap < limit && in_channel != kNoTap<Place>;
+    places[i] = static_cast<Place>((tap >> bits) * table.per_channel + in_channel);
+  }
+  return good;
+}
+
 template <typename Place, typename Element>
-std::unique_ptr<Place[]> place_taps(const Problem<Element>& problem, const std::vector<Place>& table) {
+std::unique_ptr<Place[]> place_taps(const Problem<Element>& problem, const TapPlaces<Place>& table,
+                                    const Kernels<Element>& kernels) {
   const Weights<Element>& w = problem.weights;
-  const int bits = tap_bits(problem.shape.kernel_size());
   const int64_t chunks = problem.chunk_count(), rows = problem.block_row_count();
-  std::unique_ptr<Place[]> places(new Place[static_cast<size_t>(w.starts[chunks * rows]) + 1]);
+  std::unique_ptr<Place[]> places(new Place[static_cast<size_t>(w.starts[chunks * rows]) + kPlacesAhead]);
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     const int64_t channels = std::min<int64_t>(w.chunk, problem.shape.group_channels() - chunk * w.chunk);
-    const size_t limit = static_cast<size_t>(channels) << bits;
-    bool bad = false;
-    for (int32_t i = w.starts[chunk * rows]; i < w.starts[(chunk + 1) * rows]; ++i) {
-      const size_t tap = static_cast<uint16_t>(w.taps[i]);
-      const Place place = table[tap < limit ? tap : 0];
-      bad |= tap >= limit || place == kNoTap<Place>;
-      places[static_cast<size_t>(i)] = place;
+    int64_t first = w.starts[chunk * rows];
+    const int64_t last = w.starts[(chunk + 1) * rows];
+    bool good = true;
+    if constexpr (std::is_same<Place, uint16_t>::value) {
+      if (kernels.place_taps != nullptr && table.of_tap.size() <= kPlacedTaps) {
+        first += kernels.place_taps({w.taps + first, last - first, channels, static_cast<int>(table.of_tap.size()),
+                                     table.of_tap.data(), table.per_channel},
+                                    places.get() + first, &good);
+      }
     }
-    if (bad) {
+    good &= place_chunk(w.taps + first, last - first, channels, table, places.get() + first);
+    if (!good) {
       throw std::runtime_error("sparse_conv2d: taps must point into their chunk of channels and into the kernel");
     }
   }
+  std::fill_n(places.get() + w.starts[chunks * rows], kPlacesAhead, Place{0});
   return places;
-}
-
-// taps: the place of every tap in its channel; a channel takes `per_channel`.
-template <typename Place, typename Element>
-std::vector<Place> tap_table(const Problem<Element>& problem, const std::vector<Place>& taps, int64_t per_channel) {
-  const size_t codes = size_t{1} << tap_bits(problem.shape.kernel_size());
-  std::vector<Place> table(static_cast<size_t>(problem.weights.chunk) * codes, kNoTap<Place>);
-  for (size_t channel = 0; channel < static_cast<size_t>(problem.weights.chunk); ++channel) {
-    for (size_t tap = 0; tap < taps.size(); ++tap) {
-      table[channel * codes + tap] = static_cast<Place>(channel * static_cast<size_t>(per_channel) + taps[tap]);
-    }
-  }
-  return table;
 }
 
 // How the work is shared among threads.
@@ -178,17 +197,20 @@ void convolve(const Problem<Element>& problem, Path path, int threads, const Par
   }
   const Kernels<Element> kernels = kernels_of<Element>(path);
   if (kernels.run_region != nullptr && problem.weights.block_rows % kRegionRows == 0) {
-    RegionJob<Element> job{problem, make_regions(s, kernels.lanes), nullptr};
+    RegionJob<Element> job{problem, make_regions(s, kernels.lanes, problem.weights.chunk), nullptr};
     const Regions& r = job.regions;
-    const auto places = place_taps(problem, tap_table(problem, r.tap_elements, r.channel_elements()));
+    const auto places = place_taps(problem, tap_places(s, r.tap_elements, r.channel_elements()), kernels);
     job.offsets = places.get();
     run_parts<Element>(job, {r.count(), split_rows(problem, r.count(), r.pixels(), threads), &parallel},
                        kernels.run_region);
     return;
   }
-  Job<Element> job{problem, make_tiling(s, kernels.lanes, kernels.max_rows, problem.weights.chunk), nullptr};
+  const double blocks = problem.weights.starts[problem.chunk_count() * problem.block_row_count()];
+  const TilingOptions options{kernels.lanes, kernels.max_rows, problem.weights.chunk, kernels.runs,
+                              blocks / static_cast<double>(problem.block_row_count())};
+  Job<Element> job{problem, make_tiling(s, options), nullptr};
   const Tiling& t = job.tiling;
-  const auto places = place_taps(problem, tap_table(problem, t.tap_vectors, t.channel_vectors));
+  const auto places = place_taps(problem, tap_places(s, t.tap_vectors, t.channel_vectors), kernels);
   job.offsets = places.get();
   run_parts<Element>(job, {t.tiles, split_rows(problem, t.tiles, int64_t{t.rows} * t.lanes, threads), &parallel},
                      kernels.run_tile);

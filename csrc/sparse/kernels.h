@@ -10,6 +10,9 @@
 namespace yhw {
 namespace sparse {
 
+// Kernels read so many places past the last one.
+constexpr int64_t kPlacesAhead = 4;
+
 template <typename Element>
 struct Job {
   Problem<Element> problem;
@@ -31,8 +34,8 @@ struct Workspace {
   Element* accumulators;  // [block rows of the task][block_rows][rows][lanes], for more than one chunk
   Element* result;        // [block_rows][rows][lanes]
   Element* bias;          // [block_rows][lanes]
-  Copy* loads;            // [input_rows * kernel_w * pieces]
-  Copy* stores;           // [rows * pieces]
+  Copy* loads;            // [load_count()] of the tiling
+  Copy* stores;           // [store_count()]
 };
 
 template <typename Element>
@@ -44,16 +47,34 @@ struct RegionJob {
 
 template <typename Element>
 struct RegionWorkspace {
-  Element* input;  // [chunk][channel_elements]
+  Element* input;  // [chunk][channel_elements], unless it is read in place
   Element* sums;   // [pixels][16] for one row of blocks or, with more than one chunk, for all 16 channels of the task
   Element* bias;   // [16]
   Copy* loads;     // [input_rows * phases * phase_pitch / lanes]
+};
+
+// Most taps, a power of two, that Kernels::place_taps has a table of.
+constexpr size_t kPlacedTaps = 32;
+
+// Taps of a chunk with `channels` channels, and where a tap of a channel lies in the tile buffer.
+struct TileTaps {
+  const int16_t* taps;
+  int64_t count, channels;
+  int codes;               // a power of two
+  const uint16_t* of_tap;  // [codes]: 65535 for what is no tap
+  uint16_t per_channel;
 };
 
 template <typename Element>
 struct Kernels {
   int32_t lanes;
   int32_t max_rows;
+  bool runs;  // whether tiles may be of runs
+  // Of quads: makes them of `pixels` codes of each of four channels, with the bits of `flip` inverted.
+  void (*make_quads)(const uint8_t* const* channels, int64_t pixels, uint32_t flip, int32_t* quads);
+  // Turns taps into places; returns how many, from the first. Clears *good if one is no tap of the chunk. Null where
+  // there is no faster way than one by one.
+  int64_t (*place_taps)(const TileTaps& taps, uint16_t* places, bool* good);
   // Block rows [first, last) of one tile.
   void (*run_tile)(const Job<Element>& job, int64_t tile, int64_t first, int64_t last,
                    const Workspace<Element>& workspace);
@@ -61,6 +82,10 @@ struct Kernels {
   void (*run_region)(const RegionJob<Element>& job, int64_t region, int64_t first, int64_t last,
                      const RegionWorkspace<Element>& workspace);
 };
+
+// Those of a path.
+template <typename Element>
+Kernels<Element> kernels_of(Path path);
 
 Kernels<float> scalar_kernels_float();
 Kernels<double> scalar_kernels_double();

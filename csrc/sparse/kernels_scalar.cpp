@@ -29,6 +29,8 @@ struct ScalarIsa {
   using Element = T;
   static constexpr int kLanes = 8;
   static constexpr int kMaxRows = 8;
+  static constexpr bool kRuns = false;
+  static constexpr decltype(Kernels<T>::place_taps) kPlaceTaps = nullptr;
   struct Vector {
     T lane[kLanes];
   };

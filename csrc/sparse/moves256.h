@@ -13,20 +13,25 @@ namespace {
 
 YHW_INLINE __m256i bits_of(__m256 v) { return _mm256_castps_si256(v); }
 YHW_INLINE __m256i bits_of(__m256i v) { return v; }
+YHW_INLINE void set_bits(__m256& to, __m256i v) { to = _mm256_castsi256_ps(v); }
+YHW_INLINE void set_bits(__m256i& to, __m256i v) { to = v; }
 
 // T: float or int32_t.
 template <typename T>
 struct Moves256 {
   using Element = T;
   static constexpr int kLanes = 8;
+  static constexpr decltype(Kernels<T>::place_taps) kPlaceTaps = nullptr;
   static constexpr int kMaxRows = 14;
+  static constexpr bool kRuns = false;
 
   // For regions: two vectors of sums of each, two of weights, and a pixel.
   static constexpr int kPixels = 6;
   static constexpr bool kSpreads = false;  // a pixel serves two vectors
 
-  // from: 8 rows of 8 elements, `step` apart -> to: the same by columns, without gaps.
-  static YHW_INLINE void transpose(T* to, const T* from, int64_t step) {
+  // from: 8 rows of 8 elements, `step` apart -> to: the same by columns.
+  template <typename Vector>
+  static YHW_INLINE void transpose(Vector (&to)[8], const T* from, int64_t step) {
     __m256i u[8];
     YHW_UNROLL for (int i = 0; i < 8; i += 4) {
       __m256i v[4];
@@ -40,10 +45,9 @@ struct Moves256 {
       u[i + 2] = _mm256_unpacklo_epi64(b, d);
       u[i + 3] = _mm256_unpackhi_epi64(b, d);
     }
-    auto* out = reinterpret_cast<__m256i*>(to);
     YHW_UNROLL for (int i = 0; i < 4; ++i) {
-      _mm256_store_si256(out + i, _mm256_permute2x128_si256(u[i], u[i + 4], 0x20));
-      _mm256_store_si256(out + i + 4, _mm256_permute2x128_si256(u[i], u[i + 4], 0x31));
+      set_bits(to[i], _mm256_permute2x128_si256(u[i], u[i + 4], 0x20));
+      set_bits(to[i + 4], _mm256_permute2x128_si256(u[i], u[i + 4], 0x31));
     }
   }
 

@@ -13,6 +13,31 @@ namespace {
 
 YHW_INLINE __m512i bits_of(__m512 v) { return _mm512_castps_si512(v); }
 YHW_INLINE __m512i bits_of(__m512i v) { return v; }
+YHW_INLINE void set_bits(__m512& to, __m512i v) { to = _mm512_castsi512_ps(v); }
+YHW_INLINE void set_bits(__m512i& to, __m512i v) { to = v; }
+
+// A tap of a channel is looked up in a register, 32 of them at once.
+inline int64_t place_taps512(const TileTaps& t, uint16_t* places, bool* good) {
+  constexpr int kAtOnce = 32;
+  alignas(64) uint16_t entries[kPlacedTaps] = {};
+  std::memcpy(entries, t.of_tap, static_cast<size_t>(t.codes) * sizeof(uint16_t));
+  const __m512i table = _mm512_load_si512(entries), codes = _mm512_set1_epi16(static_cast<int16_t>(t.codes - 1));
+  const int64_t stop = t.channels * t.codes, most = (stop < 0x10000 ? stop : 0x10000) - 1;
+  const __m512i last = _mm512_set1_epi16(static_cast<int16_t>(most)), none = _mm512_set1_epi16(-1);
+  const __m512i per_channel = _mm512_set1_epi16(static_cast<int16_t>(t.per_channel));
+  const __m128i bits = _mm_cvtsi32_si128(tap_bits(t.codes));
+  __mmask32 bad = 0;
+  int64_t i = 0;
+  for (; i + kAtOnce <= t.count; i += kAtOnce) {
+    const __m512i tap = _mm512_loadu_si512(t.taps + i);
+    const __m512i in_channel = _mm512_permutexvar_epi16(_mm512_and_si512(tap, codes), table);
+    const __m512i channel = _mm512_srl_epi16(tap, bits);
+    bad |= _mm512_cmpgt_epu16_mask(tap, last) | _mm512_cmpeq_epi16_mask(in_channel, none);
+    _mm512_storeu_si512(places + i, _mm512_add_epi16(_mm512_mullo_epi16(channel, per_channel), in_channel));
+  }
+  *good &= bad == 0;
+  return i;
+}
 
 // T: float or int32_t.
 template <typename T>
@@ -20,6 +45,7 @@ struct Moves512 {
   using Element = T;
   static constexpr int kLanes = 16;
   static constexpr int kMaxRows = 14;
+  static constexpr bool kRuns = true;
   // GCC 12 warns of uninitialised values in its own instructions without a mask.
   static constexpr __mmask16 kAll = 0xffff;
   static constexpr __mmask8 kAllPairs = 0xff;
@@ -27,14 +53,24 @@ struct Moves512 {
   // 32 registers: the sums, the input vectors (from memory for one channel) and a weight.
   static constexpr int max_rows(int channels) { return channels == 4 ? 7 : 14; }
 
+  static constexpr auto kPlaceTaps = place_taps512;
+
   // For regions: the sums, a vector of weights and a pixel.
   static constexpr int kPixels = 28;
   static constexpr bool kSpreads = true;
 
-  // from: 16 rows of 16 elements, `step` apart -> to: the same by columns, without gaps.
-  static YHW_INLINE void transpose(T* to, const T* from, int64_t step) {
-    __m512i v[16], u[16];
+  // from: 16 rows of 16 elements, `step` apart -> to: the same by columns.
+  template <typename Vector>
+  static YHW_INLINE void transpose(Vector (&to)[16], const T* from, int64_t step) {
+    __m512i v[16];
     YHW_UNROLL for (int i = 0; i < 16; ++i) { v[i] = _mm512_load_si512(from + i * step); }
+    transpose_square(v);
+    YHW_UNROLL for (int i = 0; i < 16; ++i) { set_bits(to[i], v[i]); }
+  }
+
+  // The same of rows in registers.
+  static YHW_INLINE void transpose_square(__m512i (&v)[16]) {
+    __m512i u[16];
     // Squares of 4x4 within quarters, then the quarters.
     YHW_UNROLL for (int i = 0; i < 16; i += 4) {
       const __m512i a = _mm512_maskz_unpacklo_epi32(kAll, v[i], v[i + 1]),
@@ -51,10 +87,10 @@ struct Moves512 {
                     b = _mm512_maskz_shuffle_i32x4(kAll, u[i], u[i + 4], 0xdd);
       const __m512i c = _mm512_maskz_shuffle_i32x4(kAll, u[i + 8], u[i + 12], 0x88);
       const __m512i d = _mm512_maskz_shuffle_i32x4(kAll, u[i + 8], u[i + 12], 0xdd);
-      _mm512_store_si512(to + i * 16, _mm512_maskz_shuffle_i32x4(kAll, a, c, 0x88));
-      _mm512_store_si512(to + (i + 4) * 16, _mm512_maskz_shuffle_i32x4(kAll, b, d, 0x88));
-      _mm512_store_si512(to + (i + 8) * 16, _mm512_maskz_shuffle_i32x4(kAll, a, c, 0xdd));
-      _mm512_store_si512(to + (i + 12) * 16, _mm512_maskz_shuffle_i32x4(kAll, b, d, 0xdd));
+      v[i] = _mm512_maskz_shuffle_i32x4(kAll, a, c, 0x88);
+      v[i + 4] = _mm512_maskz_shuffle_i32x4(kAll, b, d, 0x88);
+      v[i + 8] = _mm512_maskz_shuffle_i32x4(kAll, a, c, 0xdd);
+      v[i + 12] = _mm512_maskz_shuffle_i32x4(kAll, b, d, 0xdd);
     }
   }
 
@@ -85,6 +121,38 @@ struct Moves512 {
           _mm_mask_loadu_epi32(_mm_set1_epi32(static_cast<int32_t>(outside)), static_cast<__mmask8>(mask), from);
       _mm_store_si128(reinterpret_cast<__m128i*>(to), v);
     }
+  }
+
+  // For runs: the first `vectors` vectors of 16 windows of a map, a window to a lane.
+  static YHW_INLINE void take_windows(T* to, int vectors, const T* from, const Copy* windows, T outside) {
+    const __m512i rest = _mm512_set1_epi32(static_cast<int32_t>(outside));
+    __m512i v[16];
+    YHW_UNROLL for (int i = 0; i < 16; ++i) {
+      const __m512i inside = _mm512_maskz_loadu_epi32(dense_lanes(windows[i].mask), from + windows[i].map);
+      v[i] = _mm512_mask_expand_epi32(rest, static_cast<__mmask16>(windows[i].mask), inside);
+    }
+    transpose_square(v);
+    YHW_UNROLL for (int i = 0; i < 16; ++i) {
+      if (i < vectors) {
+        _mm512_store_si512(to + i * 16, v[i]);
+      }
+    }
+  }
+
+  // The reverse; windows' lanes past `vectors` do not exist.
+  static YHW_INLINE void put_windows(T* to, const Copy* windows, const T* from, int vectors) {
+    __m512i v[16];
+    YHW_UNROLL for (int i = 0; i < 16; ++i) { v[i] = _mm512_load_si512(from + (i < vectors ? i : 0) * 16); }
+    transpose_square(v);
+    YHW_UNROLL for (int i = 0; i < 16; ++i) {
+      const __m512i inside = _mm512_maskz_compress_epi32(static_cast<__mmask16>(windows[i].mask), v[i]);
+      _mm512_mask_storeu_epi32(to + windows[i].map, dense_lanes(windows[i].mask), inside);
+    }
+  }
+
+  // As many lanes from the first.
+  static YHW_INLINE __mmask16 dense_lanes(uint32_t mask) {
+    return static_cast<__mmask16>((uint32_t{1} << __builtin_popcount(mask)) - 1);
   }
 
   template <int Strip>

@@ -2,6 +2,7 @@
 #include "quads.h"
 
 #include "arena.h"
+#include "kernels.h"
 
 namespace yhw {
 namespace sparse {
@@ -11,41 +12,31 @@ namespace {
 constexpr int32_t kSignedOffset = 128;
 constexpr uint32_t kFlipSigns = 0x80808080u;
 
-// Channels of one quad, each [pixels]; one that does not exist is null.
-struct Planes {
-  const uint8_t* channel[kQuad];
-};
-
-void interleave(const Planes& planes, int64_t pixels, uint32_t flip, int32_t* quads) {
-  const uint8_t *a = planes.channel[0], *b = planes.channel[1], *c = planes.channel[2], *d = planes.channel[3];
-  if (d != nullptr) {
-    for (int64_t i = 0; i < pixels; ++i) {
-      const uint32_t low = a[i] | static_cast<uint32_t>(b[i]) << 8;
-      const uint32_t high = c[i] | static_cast<uint32_t>(d[i]) << 8;
-      quads[i] = static_cast<int32_t>((low | high << 16) ^ flip);
-    }
-    return;
-  }
+// A last quad of fewer channels; those that do not exist are null.
+void make_short_quads(const uint8_t* const* channels, int64_t pixels, uint32_t flip, int32_t* quads) {
   for (int64_t i = 0; i < pixels; ++i) {
-    uint32_t quad = a[i];
-    quad |= b == nullptr ? 0 : static_cast<uint32_t>(b[i]) << 8;
-    quad |= c == nullptr ? 0 : static_cast<uint32_t>(c[i]) << 16;
+    uint32_t quad = 0;
+    for (int byte = 0; byte < kQuad && channels[byte] != nullptr; ++byte) {
+      quad |= static_cast<uint32_t>(channels[byte][i]) << (8 * byte);
+    }
     quads[i] = static_cast<int32_t>(quad ^ flip);
   }
 }
 
 // x -> [batch, groups, quads, height, width].
-void make_quads(const CodeProblem& p, const Parallel& parallel, int32_t* quads) {
+void make_all_quads(const CodeProblem& p, Path path, const Parallel& parallel, int32_t* quads) {
+  const auto make_quads = kernels_of<int32_t>(path).make_quads;
   const int64_t channels = p.shape.group_channels(), count = quads_of(channels),
                 pixels = p.shape.height * p.shape.width;
   const uint32_t flip = p.is_signed ? kFlipSigns : 0;
   parallel(p.shape.batch * p.shape.groups, [&](int64_t group) {
     for (int64_t quad = 0; quad < count; ++quad) {
-      Planes planes{};
+      const uint8_t* planes[kQuad] = {};
       for (int64_t i = 0; i < kQuad && quad * kQuad + i < channels; ++i) {
-        planes.channel[i] = p.x + (group * channels + quad * kQuad + i) * pixels;
+        planes[i] = p.x + (group * channels + quad * kQuad + i) * pixels;
       }
-      interleave(planes, pixels, flip, quads + (group * count + quad) * pixels);
+      const auto make = planes[kQuad - 1] != nullptr ? make_quads : make_short_quads;
+      make(planes, pixels, flip, quads + (group * count + quad) * pixels);
     }
   });
 }
@@ -90,7 +81,7 @@ void convolve_codes(const CodeProblem& p, Path path, int threads, const Parallel
     }
     memory = arena.reserve(cursor.used());
   }
-  make_quads(p, parallel, quads);
+  make_all_quads(p, path, parallel, quads);
   problem.x = quads;
   if (p.is_signed) {
     offset_bias(p, rows, problem.chunk_count(), bias);

@@ -2,6 +2,7 @@
 #include "regions.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace yhw {
 namespace sparse {
@@ -18,13 +19,14 @@ int64_t even_part(int64_t size, int64_t most) { return ceil_div(size, ceil_div(s
 
 }  // namespace
 
-Regions make_regions(const ConvShape& shape, int32_t lanes) {
+Regions make_regions(const ConvShape& shape, int32_t lanes, int32_t chunk) {
   Regions r{};
   r.shape = shape;
   const bool flat = is_flat(shape);
   if (flat) {
     r.shape.width = shape.height * shape.width;
     r.shape.height = 1;
+    r.in_place = chunk * r.shape.width <= std::numeric_limits<uint32_t>::max();
   }
   const ConvShape& s = r.shape;
   if (s.out_width() <= 0 || s.out_height() <= 0) {

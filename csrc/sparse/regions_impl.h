@@ -2,7 +2,7 @@
 // Blocks of 16 output channels, for any instruction set: see regions.h. Included like kernels_impl.h, after it.
 //
 // Isa, besides: kPixels, most pixels whose sums of 16 channels fit the registers; transpose(to, from, step): a square
-// of lanes of elements; kSpreads, whether to load inputs by four: broadcast_four(p), spread(v, i).
+// of lanes of elements into registers; kSpreads, whether to load inputs by four: broadcast_four(p), spread(v, i).
 #ifndef YHW_SPARSE_REGIONS_IMPL_H_
 #define YHW_SPARSE_REGIONS_IMPL_H_
 
@@ -97,7 +97,9 @@ class RegionRun {
 
   void run(int64_t region, int64_t first, int64_t last) {
     locate(region);
-    list_loads();
+    if (!r_.in_place) {
+      list_loads();
+    }
     const ConvShape& s = r_.shape;
     const int64_t per_group = job_.problem.block_row_count() / s.groups;
     const int64_t chunk = job_.problem.weights.chunk, channels = s.group_channels();
@@ -106,7 +108,7 @@ class RegionRun {
       const int64_t stop = s.groups == 1 || (group + 1) * per_group > last ? last : (group + 1) * per_group;
       for (int64_t begin = 0, index = 0; begin < channels; begin += chunk, ++index) {
         const int64_t end = begin + chunk < channels ? begin + chunk : channels;
-        copy_in(group * channels, begin, end);
+        take_input(group * channels, begin, end);
         for (int64_t row = first; row < stop; ++row) {
           run_row(index, row, end == channels);
         }
@@ -144,11 +146,16 @@ class RegionRun {
     }
   }
 
-  // Channels [begin, end) of a group into the buffer.
-  void copy_in(int64_t group_start, int64_t begin, int64_t end) {
+  // Channels [begin, end) of a group, copied into the buffer unless they are read in place.
+  void take_input(int64_t group_start, int64_t begin, int64_t end) {
     const ConvShape& s = r_.shape;
     const int64_t pixels = s.height * s.width;
     const Element* from = job_.problem.x + (image_ * s.in_channels + group_start + begin) * pixels;
+    if (r_.in_place) {
+      input_ = from + x_;
+      return;
+    }
+    input_ = work_.input;
     Element* to = work_.input;
     for (int64_t c = begin; c < end; ++c, to += r_.channel_elements(), from += pixels) {
       for (int64_t i = 0; i < load_count_; ++i) {
@@ -204,7 +211,7 @@ class RegionRun {
       int64_t x = 0;
       for (int64_t runs = (columns_ + kMost - 1) / kMost; runs > 0; --runs) {
         const int64_t now = (columns_ - x + runs - 1) / runs;
-        span.input = work_.input + y * span.input_pitch + x;
+        span.input = input_ + y * span.input_pitch + x;
         span.sums = sums + y * span.sum_pitch + x * kRegionRows;
         if (both) {
           dispatch_columns<Isa, 2>(static_cast<int>(now), span, std::make_integer_sequence<int, kHalf>());
@@ -236,21 +243,24 @@ class RegionRun {
     const Problem<Element>& p = job_.problem;
     const ConvShape& s = r_.shape;
     const int64_t width = s.out_width(), map = s.out_height() * width;
+    const auto slope = Isa::broadcast(p.slope);
     for (int64_t half = 0; half < kRegionRows; half += Isa::kLanes) {
       const int64_t left = s.out_channels - channel - half;
       const int channels = static_cast<int>(left < Isa::kLanes ? left : Isa::kLanes);
       Element* const to = p.y + (image_ * s.out_channels + channel + half) * map + y_ * width + x_;
       for (int64_t y = 0; y < rows_; ++y) {
         for (int64_t x = 0; x < columns_; x += Isa::kLanes) {
-          alignas(64) Element square[Isa::kLanes * Isa::kLanes];
+          typename Isa::Vector square[Isa::kLanes];
           Isa::transpose(square, sums + (y * r_.columns + x) * kRegionRows + half, kRegionRows);
           const uint32_t mask = lanes_inside(x, 1, columns_, Isa::kLanes);
-          for (int m = 0; m < channels; ++m) {
-            auto v = Isa::load(square + m * Isa::kLanes);
+          Element* const row = to + y * width + x;
+          YHW_UNROLL for (int m = 0; m < Isa::kLanes; ++m) {
             if constexpr (std::is_floating_point<Element>::value) {
-              v = activate<Isa>(p.activation, Isa::broadcast(p.slope), v);
+              square[m] = activate<Isa>(p.activation, slope, square[m]);
             }
-            Isa::store_lanes(to + m * map + y * width + x, v, mask);
+            if (m < channels) {
+              Isa::store_lanes(row + m * map, square[m], mask);
+            }
           }
         }
       }
@@ -260,6 +270,7 @@ class RegionRun {
   const RegionJob<Element>& job_;
   const Regions& r_;
   const RegionWorkspace<Element>& work_;
+  const Element* input_ = nullptr;  // of the chunk
   int64_t image_ = 0, y_ = 0, x_ = 0, rows_ = 0, columns_ = 0, first_ = 0, load_count_ = 0;
 };
 
@@ -271,7 +282,8 @@ void run_region(const RegionJob<typename Isa::Element>& job, int64_t region, int
 
 template <class Isa>
 Kernels<typename Isa::Element> make_kernels_with_regions() {
-  return {Isa::kLanes, Isa::kMaxRows, run_tile<Isa>, run_region<Isa>};
+  return {Isa::kLanes,     Isa::kMaxRows, Isa::kRuns,     quads_function<Isa>(),
+          Isa::kPlaceTaps, run_tile<Isa>, run_region<Isa>};
 }
 
 }  // namespace

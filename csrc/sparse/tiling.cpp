@@ -90,9 +90,7 @@ void add_columns(Tiling& t) {
   t.channel_vectors = static_cast<int32_t>(t.shape.kernel_w * t.copy_vectors);
 }
 
-}  // namespace
-
-Tiling make_tiling(const ConvShape& shape, int32_t lanes, int32_t max_rows, int32_t chunk) {
+Tiling make_strips(const ConvShape& shape, int32_t lanes, int32_t max_rows, int32_t chunk) {
   Tiling t{};
   t.shape = shape;
   t.lanes = lanes;
@@ -116,6 +114,62 @@ Tiling make_tiling(const ConvShape& shape, int32_t lanes, int32_t max_rows, int3
     }
   }
   throw std::runtime_error("sparse_conv2d: a chunk of channels must have at most 65534 vectors of input");
+}
+
+Tiling make_runs(const ConvShape& s, int32_t lanes, int32_t rows) {
+  Tiling t{};
+  t.shape = s;
+  t.lanes = t.strip = lanes;
+  t.runs = true;
+  t.rows = rows;
+  t.pixels = s.out_height() * s.out_width();
+  t.pitch = std::max(s.width + s.pad_w, s.out_width());
+  t.strips_x = ceil_div((s.out_height() - 1) * t.pitch + s.out_width(), rows);
+  t.strips_y = 1;
+  t.strips = t.strips_x * s.batch;
+  t.tiles = ceil_div(t.strips, lanes);
+  t.copy_vectors = static_cast<int32_t>(rows + (s.kernel_w - 1) * s.dilation_w);
+  t.channel_vectors = static_cast<int32_t>(s.kernel_h * t.copy_vectors);
+  for (int64_t r = 0; r < s.kernel_h; ++r) {
+    for (int64_t column = 0; column < s.kernel_w; ++column) {
+      t.tap_vectors.push_back(static_cast<uint16_t>(r * t.copy_vectors + column * s.dilation_w));
+    }
+  }
+  return t;
+}
+
+// Multiply-adds of a vector that take as long as all for one output channel, its share of the copies included.
+double cost_of(const Tiling& t, const TilingOptions& options) {
+  constexpr double kTap = 1.5, kSquare = 55, kCopy = 3;
+  const ConvShape& s = t.shape;
+  const double inputs = static_cast<double>(s.group_channels() * s.groups) / static_cast<double>(s.out_channels);
+  double in = 0, out = 0;
+  if (t.runs) {
+    in = static_cast<double>(s.kernel_h * ceil_div(t.copy_vectors, t.lanes)) * kSquare;
+    out = kSquare;
+  } else {
+    const double pieces = t.lanes / t.strip;
+    in = static_cast<double>(t.input_rows.size()) * static_cast<double>(s.kernel_w) * pieces * kCopy;
+    out = t.rows * pieces * kCopy;
+  }
+  return static_cast<double>(t.tiles) * (options.kept_taps * (t.rows + kTap) + inputs * in + out);
+}
+
+}  // namespace
+
+Tiling make_tiling(const ConvShape& shape, const TilingOptions& options) {
+  Tiling best = make_strips(shape, options.lanes, options.max_rows, options.chunk);
+  if (!options.runs || best.flat || shape.stride_h != 1 || shape.stride_w != 1) {
+    return best;
+  }
+  for (int32_t rows = options.max_rows; rows >= options.max_rows / 2; --rows) {
+    const Tiling runs = make_runs(shape, options.lanes, rows);
+    if (int64_t{options.chunk} * runs.channel_vectors <= kMaxOffset &&
+        cost_of(runs, options) < cost_of(best, options)) {
+      best = runs;
+    }
+  }
+  return best;
 }
 
 }  // namespace sparse

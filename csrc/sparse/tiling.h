@@ -6,6 +6,11 @@
 // batch. The input of a tile is copied channel by channel: one copy per kernel column, shifted by that column, so that
 // every tap (r, s) reads whole aligned vectors: vector t of the output needs vector tap_vector(r, s) + t of the
 // channel.
+//
+// Or a tile is one run per lane, of `rows` neighbouring outputs of the raster: the map with its rows `pitch` apart, so
+// that the padding to the right of a row is that to the left of the next. Vector t holds element t of every run, so a
+// copy per kernel row serves all its columns: fewer lanes are lost at the ends of rows, for a transposition of all that
+// is copied.
 #ifndef YHW_SPARSE_TILING_H_
 #define YHW_SPARSE_TILING_H_
 
@@ -40,13 +45,22 @@ struct TileRow {
 struct Tiling {
   ConvShape shape;  // `flat`: of the map as rows of `lanes` pixels, without kernel, stride and padding
   bool flat;        // is_flat
+  bool runs;        // a lane is a run of the raster
   int64_t pixels;   // of one output channel; the last row of a flat map may be shorter
+  int64_t pitch;    // of the raster
   int32_t lanes, strip, rows;
-  int64_t strips_x, strips_y, strips, tiles;
+  int64_t strips_x, strips_y, strips, tiles;  // of runs, strips_x are those of an image
   std::vector<TileRow> input_rows;
   std::vector<uint16_t> tap_vectors;  // [kernel_h * kernel_w]: first vector of the tap, in vectors of its channel
-  int32_t copy_vectors;               // of one shifted copy
+  int32_t copy_vectors;               // of one shifted copy, or of one kernel row of runs
   int32_t channel_vectors;            // of all copies of a channel
+
+  // Entries of the lists of what a tile reads and writes.
+  int64_t load_count() const {
+    return runs ? shape.kernel_h * ((copy_vectors + lanes - 1) / lanes) * lanes
+                : static_cast<int64_t>(input_rows.size()) * shape.kernel_w * (lanes / strip);
+  }
+  int64_t store_count() const { return runs ? lanes : int64_t{rows} * (lanes / strip); }
 
   // Where strip `index` begins: its image and the row and column of its first output.
   struct Strip {
@@ -58,9 +72,15 @@ struct Tiling {
   }
 };
 
-// The tiling with the least work for vectors of `lanes` values, at most `max_rows` rows high. `chunk`: channels that
-// are in the tile buffer together.
-Tiling make_tiling(const ConvShape& shape, int32_t lanes, int32_t max_rows, int32_t chunk);
+struct TilingOptions {
+  int32_t lanes, max_rows;
+  int32_t chunk;     // channels that are in the tile buffer together
+  bool runs;         // may be chosen
+  double kept_taps;  // mean number of an output channel
+};
+
+// The tiling with the least work.
+Tiling make_tiling(const ConvShape& shape, const TilingOptions& options);
 
 }  // namespace sparse
 }  // namespace yhw

@@ -125,11 +125,8 @@ ConvShape random_shape(const Pick& pick, int64_t block_rows) {
           pick(0, 2), pick(1, 2),          pick(1, 2),  groups};
 }
 
-int check_layer(std::mt19937& random, int index) {
+int check_shape(std::mt19937& random, const ConvShape& s, int64_t block_rows, int32_t chunk, int index) {
   const Pick pick(random);
-  const int64_t block_rows = random_block_rows(pick);
-  const ConvShape s = random_shape(pick, block_rows);
-  const auto chunk = static_cast<int32_t>(pick(1, s.group_channels()));
   std::uniform_real_distribution<float> value(-1, 1);
   std::vector<float> weight(static_cast<size_t>(s.out_channels * s.group_channels() * s.kernel_size()));
   for (float& w : weight) {
@@ -165,6 +162,32 @@ int check_layer(std::mt19937& random, int index) {
           }
         }
       }
+    }
+  }
+  return 0;
+}
+
+int check_layer(std::mt19937& random, int index) {
+  const Pick pick(random);
+  const int64_t block_rows = random_block_rows(pick);
+  const ConvShape s = random_shape(pick, block_rows);
+  return check_shape(random, s, block_rows, static_cast<int32_t>(pick(1, s.group_channels())), index);
+}
+
+// Layers of one output channel per block whose tiles are runs where the instruction set has them.
+int check_runs(std::mt19937& random) {
+  const ConvShape shapes[] = {
+      {1, 40, 26, 26, 32, 3, 3, 1, 1, 1, 1, 1, 1, 1}, {2, 40, 27, 27, 24, 3, 3, 1, 1, 1, 1, 1, 1, 1},
+      {2, 24, 19, 21, 12, 5, 5, 1, 1, 2, 2, 1, 1, 2}, {1, 64, 9, 10, 64, 3, 3, 1, 1, 2, 2, 2, 2, 1},
+      {1, 64, 11, 9, 64, 2, 3, 1, 1, 0, 2, 1, 1, 1},  {1, 64, 17, 27, 128, 3, 1, 1, 1, 1, 0, 3, 1, 1}};
+  for (const ConvShape& s : shapes) {
+    const double kept_taps = static_cast<double>(s.group_channels() * s.kernel_size()) / 4;
+    if (!make_tiling(s, {16, 14, 8, true, kept_taps}).runs) {
+      std::printf("%d x %d: not a tiling of runs\n", static_cast<int>(s.height), static_cast<int>(s.width));
+      return 1;
+    }
+    if (check_shape(random, s, 1, 8, -1) != 0) {
+      return 1;
     }
   }
   return 0;
@@ -253,7 +276,7 @@ int check_codes(std::mt19937& random, int index) {
 
 int main() {
   std::mt19937 random(1);
-  int failures = 0;
+  int failures = check_runs(random);
   for (int i = 0; i < 300; ++i) {
     failures += check_layer(random, i) + check_codes(random, i);
   }

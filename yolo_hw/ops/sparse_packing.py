@@ -296,13 +296,11 @@ def _chunk_of(shape: WeightShape, density: float, form: Pattern) -> int:
     """
     per_channel = shape.kernel_w * (TILE_ROWS + shape.kernel_h - 1) * VECTOR_BYTES
     if form.rows % REGION_ROWS == 0:
-        limit, per_channel = REGION_BYTES, REGION_CHANNEL_BYTES
+        limit, per_channel = REGION_BYTES * (2 if shape.taps == 1 else 1), REGION_CHANNEL_BYTES
     elif form.rows >= 4:
         limit = L1_BYTES * (2 if density > 0.15 else 4)
-    elif density > 0.07:
-        limit = L1_BYTES
     else:
-        limit = L1_BYTES * (4 if shape.taps == 1 else 3) // (1 if shape.taps == 1 else 2)
+        limit = int(L1_BYTES * max(1, (0.7 if shape.taps == 1 else 0.5) * max(density, 0.01) ** -0.5))
     most = max(1, min(limit // per_channel, MAX_CODE >> shape.tap_bits))
     chunks = -(-shape.channels // most)
     chunk = -(-shape.channels // chunks)
