@@ -19,6 +19,9 @@ from yolo_hw.errors import DataError
 ImageArray = npt.NDArray[np.uint8]
 """[H, W, 3], RGB."""
 
+_ORIENTATION = 0x0112
+"""Exif tag; 1 is upright."""
+
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 
 
@@ -35,17 +38,21 @@ def read_image(path: str | Path) -> ImageArray:
         DataError: The file is missing, truncated, too large or no image.
     """
     with _opened(path) as file:
-        image = ImageOps.exif_transpose(file)
+        image: Image.Image = file  # each step below copies all pixels, so only where it changes something
+        if file.getexif().get(_ORIENTATION, 1) != 1:
+            image = ImageOps.exif_transpose(file)
         if image.mode.startswith("I"):  # 16 bits (or 16 bits in 32)
             image = Image.fromarray((np.clip(np.asarray(image), 0, 0xFFFF) >> 8).astype(np.uint8))
-        return np.array(image.convert("RGB"), np.uint8)
+        if image.mode != "RGB":
+            image = image.convert("RGB")
+        return np.array(image, np.uint8)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
     """Return (height, width) as `read_image` would give them, from the file's header; raises like it."""
     with _opened(path) as file:
         width, height = file.size
-        if file.getexif().get(0x0112, 1) >= 5:  # Exif orientation 5..8 swaps the sides
+        if file.getexif().get(_ORIENTATION, 1) >= 5:  # 5..8 swap the sides
             width, height = height, width
         return height, width
 

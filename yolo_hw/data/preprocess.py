@@ -81,8 +81,10 @@ def fit_image(image: ImageArray, net: Shape, mode: Resize) -> tuple[ImageArray, 
     resized = image
     if (inner_h, inner_w) != (height, width):
         resized = np.asarray(cv2.resize(image, (inner_w, inner_h), interpolation=cv2.INTER_LINEAR), np.uint8)
-    canvas = np.full((net.h, net.w, 3), LETTERBOX_FILL, np.uint8)
-    canvas[top : top + inner_h, left : left + inner_w] = resized
+    canvas = resized
+    if resized is image or (inner_h, inner_w) != (net.h, net.w):
+        canvas = np.full((net.h, net.w, 3), LETTERBOX_FILL, np.uint8)
+        canvas[top : top + inner_h, left : left + inner_w] = resized
     if net.c == 1:
         canvas = np.asarray(cv2.cvtColor(canvas, cv2.COLOR_RGB2GRAY), np.uint8)[:, :, None]
     placement = Placement(inner_w / width / net.w, inner_h / height / net.h, left / net.w, top / net.h, width, height)

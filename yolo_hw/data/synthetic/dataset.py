@@ -6,14 +6,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import cv2
+import numpy as np
 
 from yolo_hw.atomic import atomic_folder
-from yolo_hw.data.augment import LabelledImage
+from yolo_hw.data.items import Item
+from yolo_hw.data.labelled import LabelledImage
 from yolo_hw.data.synthetic.layout import SceneConfig
 from yolo_hw.data.synthetic.scene import PART_NAMES, Scene, generate_scene
+from yolo_hw.data.writers import append_coco, coco_document, yolo_line
 from yolo_hw.errors import DataError
 
 JPEG_QUALITY = 95
@@ -65,48 +67,27 @@ def write_dataset(folder: str | Path, count: int, seed: int, config: SceneConfig
         OutputError: `folder` holds other things.
     """
     data = SyntheticDataset(seed, count, config or SceneConfig())
-    document: dict[str, Any] = {
-        "info": {"description": f"generated machine parts, seed {seed}"},
-        "images": [],
-        "annotations": [],
-        "categories": [{"id": i, "name": name} for i, name in enumerate(PART_NAMES, start=1)],
-    }
+    document = coco_document(f"generated machine parts, seed {seed}", PART_NAMES)
     with atomic_folder(folder, marker="instances.json") as target:
         (target / "images").mkdir()
         (target / "labels").mkdir()
         for index in range(data.count):
             scene = generate_scene(seed, index, data.config)
             _write_scene(target, f"{index:06d}", scene)
-            _append_coco(document, f"{index:06d}.jpg", scene)
+            name = Path(f"{index:06d}.jpg")
+            no_crowd = np.zeros(len(scene.boxes), np.bool_)
+            item = Item(name, scene.image.shape[:2], scene.boxes, scene.labels, no_crowd, scene.areas)
+            append_coco(document, name.name, item)
         (target / "parts.names").write_text("".join(f"{name}\n" for name in PART_NAMES), "utf-8")
         (target / "instances.json").write_text(json.dumps(document), "utf-8")
 
 
 def _write_scene(folder: Path, stem: str, scene: Scene) -> None:
-    height, width = scene.image.shape[:2]
     path = folder / "images" / f"{stem}.jpg"
     if not cv2.imwrite(str(path), scene.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]):
         raise DataError(f"{path}: cannot write the image")
     lines = [
-        f"{label} {(x1 + x2) / 2 / width:.6f} {(y1 + y2) / 2 / height:.6f} "
-        f"{(x2 - x1) / width:.6f} {(y2 - y1) / height:.6f}\n"
-        for label, (x1, y1, x2, y2) in zip(scene.labels, scene.boxes, strict=True)
+        yolo_line(int(label), box, scene.image.shape[:2])
+        for label, box in zip(scene.labels, scene.boxes.tolist(), strict=True)
     ]
     (folder / "labels" / f"{stem}.txt").write_text("".join(lines), "utf-8")
-
-
-def _append_coco(document: dict[str, Any], name: str, scene: Scene) -> None:
-    height, width = scene.image.shape[:2]
-    image_id = len(document["images"]) + 1
-    document["images"].append({"id": image_id, "file_name": name, "height": height, "width": width})
-    for label, (x1, y1, x2, y2), area in zip(scene.labels, scene.boxes, scene.areas, strict=True):
-        document["annotations"].append(
-            {
-                "id": len(document["annotations"]) + 1,
-                "image_id": image_id,
-                "category_id": int(label) + 1,
-                "bbox": [float(x1), float(y1), float(x2 - x1), float(y2 - y1)],
-                "area": float(area),
-                "iscrowd": 0,
-            }
-        )
