@@ -80,6 +80,8 @@ class CompileConfig:
     """Checks to leave out of the verification."""
     lenient: bool = False
     """Skip unknown training keys of the cfg."""
+    size: tuple[int, int] | None = None
+    """(height, width) of the input instead of the cfg's."""
 
 
 @dataclass
@@ -108,7 +110,9 @@ def check_output(state: CompileState) -> None:
 def load_model(state: CompileState) -> None:
     """Read cfg and weights."""
     config = state.config
-    state.model = load_darknet(config.cfg, config.weights, bn_eps=config.bn_eps, lenient=config.lenient)
+    state.model = load_darknet(
+        config.cfg, config.weights, bn_eps=config.bn_eps, lenient=config.lenient, size=config.size
+    )
     for warning in state.model.network.warnings:
         state.progress.warn(f"warning: {warning}")
 

@@ -101,13 +101,13 @@ def test_detect_never_overwrites_its_input(files, tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-@pytest.mark.parametrize("engine", ["float", "int"])
-def test_both_engines_detect_and_evaluate(files, tmp_path, engine):
-    calib = {"calib": files.images} if engine == "int" else {}
-    options = files.arguments(engine=engine, source=files.images, out=tmp_path / "out", **calib)
+@pytest.mark.parametrize("runner", ["float", "engine"])
+def test_both_runners_detect_and_evaluate(files, tmp_path, runner):
+    calib = {"calib": files.images} if runner == "engine" else {}
+    options = files.arguments(runner=runner, source=files.images, out=tmp_path / "out", **calib)
     result = run("detect", *options, "--json")
     assert result.exit_code == 0, result.stderr
     assert len(json.loads(result.stdout)["images"]) == 2
-    result = run("eval", *files.arguments(engine=engine, data=files.images, **calib), "--json")
+    result = run("eval", *files.arguments(runner=runner, data=files.images, **calib), "--json")
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["images"] == 2

@@ -10,7 +10,7 @@ from support.networks import build
 from yolo_hw.darknet.layers import HeadSpec, Shape
 from yolo_hw.data import Resize
 from yolo_hw.errors import YoloHwError
-from yolo_hw.evaluate import DetectorConfig, FloatRunner, detect_files, detect_images
+from yolo_hw.evaluate import DetectorConfig, FloatRunner, StageTimes, detect_files, detect_images
 from yolo_hw.nn import Darknet, NmsConfig
 
 
@@ -76,6 +76,16 @@ def test_float_runner_gives_the_network_pixels_over_255():
     assert np.array_equal(raw.numpy(), expected)
 
 
+def test_float_runner_leaves_the_model_where_it_is():
+    """A model in training on another device must not be moved by measuring it."""
+    network = build("[net]\nheight=2\nwidth=2\n[conv]\nfilters=6\n[yolo]\nanchors=1,1\nclasses=1\n")
+    model = Darknet(network).to("meta")
+    runner = FloatRunner(model)
+    assert not runner.model.training
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+    assert {p.device.type for p in FloatRunner(Darknet(network), "meta").model.parameters()} == {"meta"}
+
+
 def test_a_network_without_head_is_refused():
     with pytest.raises(YoloHwError, match="no detection head"):
         FloatRunner(Darknet(build("[net]\nheight=2\nwidth=2\n[maxpool]\n")))
@@ -85,3 +95,23 @@ def test_confidence_is_passed_on():
     image = np.zeros((8, 8, 3), np.uint8)
     (found,) = detect_images(FixedRunner(), [image], DetectorConfig(nms=NmsConfig(confidence=1.0)))
     assert len(found.scores) == 0
+
+
+def test_stage_times_count_the_images_that_were_read(tmp_path):
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for path in paths:
+        Image.new("RGB", (64, 64)).save(path)
+    paths[1].unlink()
+    times = StageTimes()
+    list(detect_files(FixedRunner(), paths, DetectorConfig(batch=2), times))
+    assert times.images == 2
+    stages = times.milliseconds()
+    assert list(stages) == ["read", "preprocess", "inference", "postprocess"]
+    assert all(value > 0 for value in stages.values())
+    assert stages["read"] == pytest.approx(1e3 * times.read / 2)
+    assert set(StageTimes().milliseconds().values()) == {0}
+
+
+def test_a_batch_holds_at_least_one_image():
+    with pytest.raises(YoloHwError, match="batch must be at least 1, got 0"):
+        DetectorConfig(batch=0)

@@ -2,43 +2,12 @@
 """Average precision on cases small enough to compute by hand."""
 
 import math
-from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
+from support.detections import NOWHERE, A, B, C, dataset, found, item
 
-from yolo_hw.data import DetectionDataset, Item
 from yolo_hw.errors import DataError
 from yolo_hw.evaluate import evaluate_detections, match_classes
-from yolo_hw.nn import Detections
-
-A, B, C = [10, 10, 50, 50], [60, 60, 90, 90], [0, 0, 40, 80]
-NOWHERE = [200, 200, 220, 220]
-
-
-def item(boxes, labels=None, crowd=None, areas=None):
-    boxes = np.array(boxes, np.float64).reshape(-1, 4)
-    count = len(boxes)
-    return Item(
-        Path("x.jpg"),
-        (300, 300),
-        boxes,
-        np.array(labels or [0] * count, np.int64),
-        np.array(crowd or [False] * count, np.bool_),
-        np.array(areas, np.float64) if areas else (boxes[:, 2:] - boxes[:, :2]).prod(1),
-    )
-
-
-def dataset(*items, names=("thing",)):
-    return DetectionDataset(tuple(names), tuple(items))
-
-
-def found(*rows):
-    """Rows of (box, score) or (box, score, class)."""
-    table = [(*box, score, *(label or [0])) for box, score, *label in rows]
-    values = torch.tensor(table, dtype=torch.float64).reshape(-1, 6)
-    return Detections(values[:, :4], values[:, 4], values[:, 5].long())
 
 
 def test_hand_computed_case():
@@ -52,8 +21,9 @@ def test_hand_computed_case():
     assert metrics.ap == pytest.approx(metrics.ap50)  # all overlaps are exact
     assert metrics.ap75 == pytest.approx(metrics.ap50)
     assert metrics.voc07 == pytest.approx((4 * 1 + 3 * 2 / 3) / 11)  # recall 0.0..0.3, 0.4..0.6
-    # the area 1/3 + 1/3 * 2/3, sampled at 1001 points: each of the two steps is off by less than one sample
-    assert metrics.voc12 == pytest.approx(5 / 9, abs=2 / 1001)
+    assert metrics.voc12 == pytest.approx(1 / 3 + 1 / 3 * 2 / 3)
+    assert metrics.darknet.map50 == pytest.approx(5 / 9)
+    assert metrics.fitness == pytest.approx(metrics.ap50)
     assert metrics.images == 2
     (thing,) = metrics.classes
     assert (thing.name, thing.objects, thing.ap50, thing.voc07) == ("thing", 3, metrics.ap50, metrics.voc07)
@@ -126,3 +96,26 @@ def test_class_names_are_matched_with_vocs_synonyms():
     assert match_classes(["Sofa", "tvmonitor", "x", "person "], ["person", "tv", "couch"]) == [2, 1, -1, 0]
     with pytest.raises(DataError, match="no class name of the model"):
         match_classes(["x"], ["y"])
+
+
+def test_fitness_weighs_ap50_and_ap():
+    truth = dataset(item([[0, 0, 100, 100]]))
+    metrics = evaluate_detections(truth, [found(([0, 0, 62, 100], 0.9))], [0])
+    assert metrics.fitness == pytest.approx(0.1 * 1 + 0.9 * 0.3)
+
+
+def test_precision_recall_and_f1_are_those_of_the_best_threshold():
+    """Above 0.7 two of two detections are right and find two of three objects: F1 0.8; below, it is 2/3 at most."""
+    truth = dataset(item([A, B]), item([C]))
+    metrics = evaluate_detections(truth, [found((A, 0.9), (B, 0.8), (NOWHERE, 0.4), (NOWHERE, 0.3)), found()], [0])
+    assert 0.4 < metrics.confidence <= 0.8
+    assert (metrics.precision, metrics.recall, metrics.f1) == pytest.approx((1, 2 / 3, 0.8))
+    (thing,) = metrics.classes
+    assert (thing.precision, thing.recall, thing.f1) == pytest.approx((1, 2 / 3, 0.8))
+
+
+def test_nothing_to_find():
+    metrics = evaluate_detections(dataset(item([])), [found((A, 0.9))], [0])
+    undefined = (metrics.ap, metrics.voc07, metrics.voc12, metrics.confidence, metrics.f1, metrics.fitness)
+    assert all(math.isnan(value) for value in undefined)
+    assert metrics.darknet.map50 == 0

@@ -1,22 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``yolo-hw eval``: COCO and VOC average precision of the float model or the integer engine."""
+"""``yolo-hw eval``: average precision, curves and speed of the float model, the integer engine or an ONNX file."""
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
 
+from yolo_hw.atomic import atomic_file
 from yolo_hw.cli.console import advance_all, note, print_json, print_table, progress_bar
 from yolo_hw.cli.options import FilePath, class_names, make_runner, network_options, quant_options
-from yolo_hw.data.dataset import DetectionDataset, open_dataset
+from yolo_hw.data.dataset import DetectionDataset, open_dataset, split_named
 from yolo_hw.data.preprocess import Resize
 from yolo_hw.errors import DataError
-from yolo_hw.evaluate.detector import DetectorConfig, HeadRunner, detect_files
-from yolo_hw.evaluate.metrics import DetectionMetrics, evaluate_detections, match_classes
-from yolo_hw.nn.nms import Detections, NmsConfig
+from yolo_hw.evaluate.detector import DetectorConfig, HeadRunner
+from yolo_hw.evaluate.metrics import ClassMetrics, DetectionMetrics, evaluate_detections, match_classes
+from yolo_hw.evaluate.plots import plot_evaluation
+from yolo_hw.evaluate.shards import Detected, detect_dataset
+from yolo_hw.nn.nms import NmsConfig
+
+COLUMNS = {
+    "coco": (("AP50", "ap50"), ("AP50:95", "ap")),
+    "voc07": (("VOC07", "voc07"),),
+    "voc12": (("VOC12", "voc12"),),
+    "darknet": (("darknet", "darknet"),),
+}
+"""--metrics -> columns of the table and the field of a class behind each."""
+
+TOTALS = {
+    "coco": ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "fitness"),
+    "voc07": ("voc07",),
+    "voc12": ("voc12",),
+    "darknet": ("darknet",),
+}
+"""--metrics -> figures of the whole set in the report."""
+
+ALWAYS = ("confidence", "precision", "recall", "f1")
 
 
 @click.command(
@@ -24,72 +48,112 @@ from yolo_hw.nn.nms import Detections, NmsConfig
     epilog="Example: yolo-hw eval --cfg net.cfg --weights net.weights --names coco.names --data instances_val.json",
 )
 @network_options
-@click.option("--data", type=FilePath, required=True, help="COCO json, or a folder or list of images with YOLO labels.")
+@click.option("--data", type=FilePath, required=True, help="Data set of any format of 'yolo-hw data'.")
+@click.option("--split", help="Part of it: a split's name or a list file. Default: val where there is one, else all.")
 @click.option("--conf", type=click.FloatRange(0, 1), default=0.005, show_default=True, help="Smallest score.")
 @click.option("--iou", type=click.FloatRange(0, 1), default=0.45, show_default=True, help="NMS threshold.")
 @click.option("--resize", type=click.Choice([r.value for r in Resize]), default="stretch", show_default=True)
+@click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Images per run of the network.")
 @click.option("--max-images", type=click.IntRange(1), help="Use only the first images.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--metrics",
+    type=click.Choice(list(COLUMNS)),
+    multiple=True,
+    help="Whose average precision to report; may be repeated. Default: all.",
+)
+@click.option("--plots", type=FilePath, help="Folder for PR, P, R and F1 curves and the confusion matrix (PNG).")
+@click.option("--report", type=FilePath, help="File for the JSON report.")
+@click.option("--json", "as_json", is_flag=True, help="Print the JSON report.")
 @quant_options
 def command(**options: Any) -> None:  # noqa: ANN401
-    """Measure average precision, in total and per class."""
+    """Measure average precision, precision, recall, F1 and milliseconds per image, in total and per class."""
     runner = make_runner(options)
     names = class_names(options["names"], runner.heads[0].classes)
-    dataset = open_dataset(options["data"], names)
+    dataset = open_dataset(options["data"], names, split=options["split"] or split_named(options["data"], "val"))
     for warning in dataset.warnings:
         note(f"warning: {warning}")
     if options["max_images"]:
         dataset = DetectionDataset(dataset.names, dataset.items[: options["max_images"]])
     class_map = match_classes(names, dataset.names) if options["names"] else _by_number(names, dataset)
     nms = NmsConfig(confidence=options["conf"], iou=options["iou"])
-    metrics, skipped = evaluate(runner, dataset, class_map, DetectorConfig(resize=Resize(options["resize"]), nms=nms))
+    config = DetectorConfig(resize=Resize(options["resize"]), nms=nms, batch=options["batch"])
+    metrics, detected = evaluate(runner, dataset, class_map, config)
+    chosen = options["metrics"] or tuple(COLUMNS)
+    report = make_report(metrics, detected, chosen)
+    if options["plots"]:
+        paths = plot_evaluation(options["plots"], dataset, detected.detections, class_map)
+        report["plots"] = [str(path) for path in paths]
+    if options["report"]:
+        _write_json(options["report"], report)
     if options["as_json"]:
-        print_json({**_finite(asdict(metrics)), "skipped": skipped})
+        print_json(report)
     else:
-        print_metrics(metrics, skipped)
+        print_metrics(metrics, detected, chosen)
 
 
 def evaluate(
     runner: HeadRunner, dataset: DetectionDataset, class_map: list[int], config: DetectorConfig, title: str = "eval"
-) -> tuple[DetectionMetrics, int]:
+) -> tuple[DetectionMetrics, Detected]:
     """Run a network over a data set with a progress bar.
 
     Returns:
-        The metrics, and the number of unreadable images, which are named and count as images without detections.
+        The metrics and the detections; unreadable images are named and count as images without detections.
     """
-    detections: list[Detections | None] = []
-    skipped = 0
     with progress_bar(title, len(dataset)) as progress:
-        for result in detect_files(runner, [item.path for item in dataset.items], config):
-            advance_all(progress)
-            if result.error:
-                skipped += 1
-                note(f"skipped: {result.error}")
-            detections.append(result.detections)
-    if skipped == len(dataset):
-        raise DataError("none of the images can be read")
-    return evaluate_detections(dataset, detections, class_map), skipped
+        detected = detect_dataset(runner, dataset, config, lambda: advance_all(progress))
+    for error in detected.errors:
+        note(f"skipped: {error}")
+    return evaluate_detections(dataset, detected.detections, class_map), detected
 
 
-def print_metrics(metrics: DetectionMetrics, skipped: int) -> None:
-    """Print totals and classes."""
-    rows = [
-        (c.name, c.objects, percent(c.ap50), percent(c.ap), percent(c.voc07), percent(c.voc12)) for c in metrics.classes
+def make_report(metrics: DetectionMetrics, detected: Detected, chosen: Sequence[str]) -> dict[str, Any]:
+    """Return the JSON report: the chosen figures in [0, 1] (null if undefined), milliseconds per image, counts."""
+    totals = {**asdict(metrics), "fitness": metrics.fitness}
+    names = [name for kind in chosen for name in TOTALS[kind]]
+    fields = ["name", "objects", "precision", "recall", "f1", *(f for kind in chosen for _, f in COLUMNS[kind])]
+    report = {name: totals[name] for name in (*names, *ALWAYS)}
+    report["classes"] = [{field: getattr(c, field) for field in fields} for c in metrics.classes]
+    report["milliseconds"] = detected.times.milliseconds()
+    report |= {"images": metrics.images, "skipped": len(detected.errors)}
+    return {key: _finite(value) for key, value in report.items()}
+
+
+def print_metrics(metrics: DetectionMetrics, detected: Detected, chosen: Sequence[str]) -> None:
+    """Print classes, totals and times."""
+    columns = [column for kind in chosen for column in COLUMNS[kind]]
+    totals = {**asdict(metrics), "darknet": metrics.darknet.map50}
+    rows: list[tuple[object, ...]] = [_class_row(c, [field for _, field in columns]) for c in metrics.classes]
+    figures = ["precision", "recall", "f1", *(field for _, field in columns)]
+    rows.append(("all", sum(c.objects for c in metrics.classes), *(percent(totals[field]) for field in figures)))
+    threshold = "-" if math.isnan(metrics.confidence) else f"{metrics.confidence:.3f}"
+    footer = [
+        f"{metrics.images} images, {len(detected.errors)} skipped. P, R, F1 at IoU 0.5 and confidence {threshold}, "
+        "where the mean F1 is highest"
     ]
-    total = sum(c.objects for c in metrics.classes)
-    rows.append(
-        ("all", total, percent(metrics.ap50), percent(metrics.ap), percent(metrics.voc07), percent(metrics.voc12))
-    )
-    footer = (
-        f"{metrics.images} images, {skipped} skipped. AP75 {percent(metrics.ap75)}; AP of small objects "
-        f"{percent(metrics.ap_small)}, medium {percent(metrics.ap_medium)}, large {percent(metrics.ap_large)}"
-    )
-    print_table("average precision in percent", ("class", "objects", "AP50", "AP50:95", "VOC07", "VOC12"), rows, footer)
+    if "coco" in chosen:
+        footer.append(
+            f"COCO: AP75 {percent(metrics.ap75)}; AP of small objects {percent(metrics.ap_small)}, medium "
+            f"{percent(metrics.ap_medium)}, large {percent(metrics.ap_large)}; fitness {metrics.fitness:.4f}"
+        )
+    if "darknet" in chosen:
+        d = metrics.darknet
+        footer.append(
+            f"darknet at confidence 0.25: P {percent(d.precision)}, R {percent(d.recall)}, F1 {percent(d.f1)}, "
+            f"average IoU {percent(d.mean_iou)}"
+        )
+    times = detected.times.milliseconds()
+    footer.append("milliseconds per image: " + ", ".join(f"{stage} {value:.2f}" for stage, value in times.items()))
+    title = "average precision in percent"
+    print_table(title, ("class", "objects", "P", "R", "F1", *(name for name, _ in columns)), rows, "\n".join(footer))
 
 
 def percent(value: float) -> str:
     """Format a share, '-' where it is undefined."""
     return "-" if math.isnan(value) else f"{100 * value:.2f}"
+
+
+def _class_row(c: ClassMetrics, fields: Sequence[str]) -> tuple[object, ...]:
+    return (c.name, c.objects, *(percent(getattr(c, field)) for field in ("precision", "recall", "f1", *fields)))
 
 
 def _by_number(names: tuple[str, ...], dataset: DetectionDataset) -> list[int]:
@@ -100,9 +164,15 @@ def _by_number(names: tuple[str, ...], dataset: DetectionDataset) -> list[int]:
     return list(range(len(names)))
 
 
-def _finite(document: dict[str, Any]) -> dict[str, Any]:
-    """Replace NaN by None: JSON has no NaN."""
-    document = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in document.items()}
-    if "classes" in document:
-        document["classes"] = [_finite(c) for c in document["classes"]]
-    return document
+def _finite(value: Any) -> Any:  # noqa: ANN401
+    """Replace NaN by None, at any depth: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _write_json(path: Path, document: dict[str, Any]) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")

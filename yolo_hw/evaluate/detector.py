@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from time import perf_counter
 from typing import Protocol
 
 import numpy as np
@@ -40,12 +42,11 @@ class HeadRunner(Protocol):
 class FloatRunner:
     """Runs the torch model on ``pixels / 255``."""
 
-    def __init__(self, model: Darknet, device: str = "cpu") -> None:
-        """Move the model to `device` and switch it to evaluation."""
+    def __init__(self, model: Darknet, device: str | None = None) -> None:
+        """Switch the model to evaluation and move it to `device`; None leaves it where it is."""
         if not model.network.heads:
             raise YoloHwError(f"{model.network.name}: the network has no detection head")
-        self.model = model.to(device).eval()
-        self.device = device
+        self.model = (model if device is None else model.to(device)).eval()
 
     @property
     def input_shape(self) -> Shape:
@@ -59,7 +60,8 @@ class FloatRunner:
 
     def run(self, images: npt.NDArray[np.uint8]) -> list[Tensor]:
         """See `HeadRunner.run`."""
-        x = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 255
+        device = next(self.model.parameters(), torch.empty(0)).device
+        x = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
         with torch.inference_mode():
             return [y.cpu() for y in self.model(x)]
 
@@ -73,6 +75,40 @@ class DetectorConfig:
     batch: int = 8
     """Images per run."""
 
+    def __post_init__(self) -> None:
+        """Check the range."""
+        if self.batch < 1:
+            raise YoloHwError(f"DetectorConfig: batch must be at least 1, got {self.batch}")
+
+
+@dataclass
+class StageTimes:
+    """Seconds spent so far in each stage of a detection run.
+
+    Attributes:
+        images: Images that were read.
+        read: Reading and decoding files.
+        preprocess: Resizing and stacking into a batch of bytes.
+        inference: The runner, from bytes to raw head maps in main memory, its own conversion of the bytes included.
+        postprocess: Decoding boxes, suppression, mapping boxes to image pixels.
+    """
+
+    images: int = 0
+    read: float = 0.0
+    preprocess: float = 0.0
+    inference: float = 0.0
+    postprocess: float = 0.0
+
+    def add(self, other: StageTimes) -> None:
+        """Add the times of another part of the run."""
+        for stage in vars(self):
+            setattr(self, stage, getattr(self, stage) + getattr(other, stage))
+
+    def milliseconds(self) -> dict[str, float]:
+        """Return the mean milliseconds per image of every stage."""
+        count = max(self.images, 1)
+        return {stage: 1e3 * seconds / count for stage, seconds in vars(self).items() if stage != "images"}
+
 
 @dataclass(frozen=True)
 class ImageResult:
@@ -84,21 +120,27 @@ class ImageResult:
     error: str = ""
 
 
-def detect_files(runner: HeadRunner, paths: Sequence[Path], config: DetectorConfig) -> Iterator[ImageResult]:
+def detect_files(
+    runner: HeadRunner, paths: Sequence[Path], config: DetectorConfig, times: StageTimes | None = None
+) -> Iterator[ImageResult]:
     """Detect objects in image files, in order.
 
     Args:
         runner: The network.
         paths: Image files.
         config: Preparation and selection.
+        times: What the run takes is added to it.
 
     Yields:
         One result per path; an unreadable image gives a result with `error` and does not stop the run.
     """
+    times = StageTimes() if times is None else times
     for start in range(0, len(paths), config.batch):
+        begin = perf_counter()
         loaded = [_load(path) for path in paths[start : start + config.batch]]
+        times.read += perf_counter() - begin
         images = [image for image in loaded if isinstance(image, np.ndarray)]
-        found = iter(detect_images(runner, images, config))
+        found = iter(detect_images(runner, images, config, times))
         for path, image in zip(paths[start : start + config.batch], loaded, strict=True):
             if isinstance(image, str):
                 yield ImageResult(path, None, None, image)
@@ -106,18 +148,38 @@ def detect_files(runner: HeadRunner, paths: Sequence[Path], config: DetectorConf
                 yield ImageResult(path, image, next(found))
 
 
-def detect_images(runner: HeadRunner, images: Sequence[ImageArray], config: DetectorConfig) -> list[Detections]:
-    """Detect objects in images of any size as one batch; boxes are in pixels of each image."""
+def detect_images(
+    runner: HeadRunner, images: Sequence[ImageArray], config: DetectorConfig, times: StageTimes | None = None
+) -> list[Detections]:
+    """Detect objects in images of any size as one batch; boxes are in pixels of each image.
+
+    Args:
+        runner: The network.
+        images: [H, W, 3] uint8 RGB each.
+        config: Preparation and selection.
+        times: What the run takes is added to it.
+
+    Returns:
+        Detections per image, best first.
+    """
     if not images:
         return []
+    ticks = [perf_counter()]
     prepared = [fit_image(image, runner.input_shape, config.resize) for image in images]
-    maps = runner.run(np.stack([image for image, _ in prepared]))
+    batch = np.stack([image for image, _ in prepared])
+    ticks.append(perf_counter())
+    maps = runner.run(batch)
+    ticks.append(perf_counter())
     candidates = decode_heads(maps, runner.heads, runner.input_shape)
     detections = non_maximum_suppression(candidates, config.nms)
-    return [
+    found = [
         Detections(placement.to_image(d.boxes), d.scores, d.classes)
         for d, (_, placement) in zip(detections, prepared, strict=True)
     ]
+    ticks.append(perf_counter())
+    if times is not None:
+        times.add(StageTimes(len(images), 0.0, *(after - before for before, after in pairwise(ticks))))
+    return found
 
 
 def _load(path: Path) -> ImageArray | str:

@@ -21,8 +21,10 @@ def class_colour(label: int) -> tuple[int, int, int]:
     return int(255 * r), int(255 * g), int(255 * b)
 
 
-def draw_detections(image: ImageArray, detections: Detections, names: Sequence[str]) -> ImageArray:
-    """Return a copy of an image [H, W, 3] with boxes, class names and scores."""
+def draw_detections(
+    image: ImageArray, detections: Detections, names: Sequence[str], *, scores: bool = True
+) -> ImageArray:
+    """Return a copy of an image [H, W, 3] with boxes, class names and, but for true objects, scores."""
     picture = Image.fromarray(image)
     canvas = ImageDraw.Draw(picture)
     scale = max(min(picture.size) / 400, 0.6)
@@ -35,7 +37,7 @@ def draw_detections(image: ImageArray, detections: Detections, names: Sequence[s
     ):
         colour = class_colour(label)
         canvas.rectangle(box, outline=colour, width=max(round(2 * scale), 1))
-        text = f"{names[label]} {score:.2f}"
+        text = f"{names[label]} {score:.2f}" if scores else names[label]
         left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
         width, height = right - left + 6, bottom - top + 6
         x = min(max(box[0], 0), max(picture.width - width, 0))

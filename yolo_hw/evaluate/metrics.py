@@ -1,20 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Detection metrics by pycocotools: COCO AP and, with its matching at IoU 0.5, Pascal VOC AP."""
+"""All figures of a detector on a data set: COCO, Pascal VOC and darknet AP, precision, recall, F1, fitness."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from yolo_hw.data.dataset import DetectionDataset
 from yolo_hw.errors import DataError
+from yolo_hw.evaluate.average_precision import (
+    DarknetMetrics,
+    area_under_envelope,
+    darknet_metrics,
+    eleven_points,
+)
+from yolo_hw.evaluate.coco import coco_precision
+from yolo_hw.evaluate.curves import make_curves
+from yolo_hw.evaluate.matching import MatchRule, match_detections
 from yolo_hw.nn.nms import Detections
 
 VOC_SYNONYMS = {
@@ -28,9 +32,26 @@ VOC_SYNONYMS = {
 """Pascal VOC's names of COCO classes."""
 
 
+FITNESS_WEIGHTS = (0.1, 0.9)
+"""Of AP50 and AP50:95."""
+
+
 @dataclass(frozen=True)
 class ClassMetrics:
-    """Metrics of one class, in [0, 1]; NaN where the data set has no object of it."""
+    """Metrics of one class, in [0, 1]; NaN where the data set has no object of it that counts.
+
+    Attributes:
+        name: The class.
+        objects: Objects without crowds; difficult ones count for COCO's figures only.
+        ap: COCO AP, mean over IoU 0.50:0.95.
+        ap50: The same at IoU 0.5.
+        voc07: 11-point AP at IoU 0.5.
+        voc12: Area under the curve at IoU 0.5.
+        darknet: The same by darknet's matching.
+        precision: At IoU 0.5 and `DetectionMetrics.confidence`.
+        recall: Likewise.
+        f1: Likewise.
+    """
 
     name: str
     objects: int
@@ -38,19 +59,28 @@ class ClassMetrics:
     ap50: float
     voc07: float
     voc12: float
+    darknet: float
+    precision: float
+    recall: float
+    f1: float
 
 
 @dataclass(frozen=True)
 class DetectionMetrics:
-    """COCO and VOC figures of a data set, in [0, 1]; NaN if undefined.
+    """Figures of a data set, in [0, 1]; NaN if undefined.
 
     Attributes:
-        ap: Mean over IoU 0.50:0.95 and classes, 101 recall points, 100 detections per image.
+        ap: COCO AP: mean over IoU 0.50:0.95 and classes, 101 recall points, 100 detections per image.
         ap50: The same at IoU 0.5.
         ap75: The same at IoU 0.75.
         ap_small: `ap` of objects below 32**2 pixels; `ap_medium` below 96**2, `ap_large` above.
-        voc07: Mean over classes of the 11-point AP at IoU 0.5.
-        voc12: Mean over classes of the area under the interpolated curve at IoU 0.5.
+        voc07: Mean over classes of the 11-point AP at IoU 0.5, difficult objects left out.
+        voc12: Mean over classes of the area under the interpolated curve at IoU 0.5, likewise.
+        darknet: What ``darknet detector map`` prints.
+        confidence: Threshold of the highest mean F1.
+        precision: Mean over classes at that threshold, by the matching of `voc12`.
+        recall: Likewise.
+        f1: Likewise.
         classes: Per class.
         images: Number of images.
     """
@@ -63,8 +93,18 @@ class DetectionMetrics:
     ap_large: float
     voc07: float
     voc12: float
+    darknet: DarknetMetrics
+    confidence: float
+    precision: float
+    recall: float
+    f1: float
     classes: tuple[ClassMetrics, ...]
     images: int
+
+    @property
+    def fitness(self) -> float:
+        """``0.1 AP50 + 0.9 AP50:95``, by which checkpoints are compared."""
+        return FITNESS_WEIGHTS[0] * self.ap50 + FITNESS_WEIGHTS[1] * self.ap
 
 
 def match_classes(model_names: Sequence[str], dataset_names: Sequence[str]) -> list[int]:
@@ -101,102 +141,49 @@ def evaluate_detections(
     Returns:
         All metrics.
     """
-    evaluated = sorted({i for i in class_map if i >= 0})
-    truth = _ground_truth(dataset)
-    with contextlib.redirect_stdout(io.StringIO()):
-        results = _results(truth, detections, class_map)
-        coco = COCOeval(truth, results, "bbox")
-        coco.params.catIds = [i + 1 for i in evaluated]
-        coco.evaluate()
-        coco.accumulate()
-    voc = _voc_precision(truth, results, evaluated)
-    precision = coco.eval["precision"]  # [IoU, recall, class, area, max detections]
-    classes = tuple(
-        ClassMetrics(
-            name=dataset.names[label],
-            objects=sum(int(((item.labels == label) & ~item.crowd).sum()) for item in dataset.items),
-            ap=_mean(precision[:, :, k, 0, -1]),
-            ap50=_mean(precision[0, :, k, 0, -1]),
-            voc07=_mean(voc[::100, k]),
-            voc12=_mean(voc[:, k]),
+    coco = coco_precision(dataset, detections, class_map)
+    voc = match_detections(dataset, detections, class_map, MatchRule.VOC)
+    darknet = match_detections(dataset, detections, class_map, MatchRule.DARKNET)
+    curves = make_curves(voc)
+    labels = np.concatenate([item.labels[~item.crowd] for item in dataset.items] or [np.zeros(0, np.int64)])
+    objects = np.bincount(labels, minlength=len(dataset.names))
+    classes = []
+    for column, label in enumerate(coco.labels):
+        precision, recall, f1 = curves.at_best(label)
+        classes.append(
+            ClassMetrics(
+                name=dataset.names[label],
+                objects=int(objects[label]),
+                ap=coco.mean(column=column),
+                ap50=coco.mean(0, column),
+                voc07=eleven_points(voc[label]),
+                voc12=area_under_envelope(voc[label]),
+                darknet=area_under_envelope(darknet[label]),
+                precision=precision,
+                recall=recall,
+                f1=f1,
+            )
         )
-        for k, label in enumerate(evaluated)
-    )
     return DetectionMetrics(
-        ap=_mean(precision[:, :, :, 0, -1]),
-        ap50=_mean(precision[0, :, :, 0, -1]),
-        ap75=_mean(precision[5, :, :, 0, -1]),
-        ap_small=_mean(precision[:, :, :, 1, -1]),
-        ap_medium=_mean(precision[:, :, :, 2, -1]),
-        ap_large=_mean(precision[:, :, :, 3, -1]),
-        voc07=_mean(voc[::100]),
-        voc12=_mean(voc),
-        classes=classes,
+        ap=coco.mean(),
+        ap50=coco.mean(0),
+        ap75=coco.mean(5),
+        ap_small=coco.mean(area=1),
+        ap_medium=coco.mean(area=2),
+        ap_large=coco.mean(area=3),
+        voc07=_mean([c.voc07 for c in classes]),
+        voc12=_mean([c.voc12 for c in classes]),
+        darknet=darknet_metrics(darknet),
+        confidence=curves.best_confidence,
+        precision=_mean([c.precision for c in classes]),
+        recall=_mean([c.recall for c in classes]),
+        f1=_mean([c.f1 for c in classes]),
+        classes=tuple(classes),
         images=len(dataset),
     )
 
 
-def _voc_precision(truth: COCO, results: COCO, evaluated: list[int]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return the interpolated precision [1001 recall points, class] at IoU 0.5 with all detections counted."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        voc = COCOeval(truth, results, "bbox")
-        voc.params.catIds = [i + 1 for i in evaluated]
-        voc.params.iouThrs = np.array([0.5])
-        voc.params.recThrs = np.linspace(0, 1, 1001)
-        voc.params.maxDets = [1_000_000]
-        voc.params.areaRng, voc.params.areaRngLbl = [[0, 1e10]], ["all"]
-        voc.evaluate()
-        voc.accumulate()
-    return np.asarray(voc.eval["precision"][0, :, :, 0, 0], np.float64)
-
-
-def _mean(values: np.ndarray[Any, np.dtype[np.float64]]) -> float:
-    """Mean of the defined entries; pycocotools marks undefined ones with -1."""
-    defined = values[values > -1]
+def _mean(values: Sequence[float]) -> float:
+    """Mean of the defined values, NaN if there is none."""
+    defined = np.array([v for v in values if not np.isnan(v)], np.float64)
     return float(defined.mean()) if defined.size else float("nan")
-
-
-def _ground_truth(dataset: DetectionDataset) -> COCO:
-    annotations: list[dict[str, Any]] = []
-    for image_id, item in enumerate(dataset.items, start=1):
-        for box, label, crowd, area in zip(item.boxes, item.labels, item.crowd, item.areas, strict=True):
-            xywh = [*box[:2], *(box[2:] - box[:2])]
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": int(label) + 1,
-                    "bbox": [float(v) for v in xywh],
-                    "area": float(area),
-                    "iscrowd": int(crowd),
-                }
-            )
-    coco = COCO()
-    coco.dataset = {
-        "info": {},
-        "images": [{"id": i} for i in range(1, len(dataset.items) + 1)],
-        "categories": [{"id": i, "name": name} for i, name in enumerate(dataset.names, start=1)],
-        "annotations": annotations,
-    }
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-    return coco
-
-
-def _results(truth: COCO, detections: Sequence[Detections | None], class_map: Sequence[int]) -> COCO:
-    rows: list[list[float]] = []
-    for image_id, found in enumerate(detections, start=1):
-        if found is None:
-            continue
-        for box, score, label in zip(found.boxes.tolist(), found.scores.tolist(), found.classes.tolist(), strict=True):
-            if class_map[label] >= 0:
-                x1, y1, x2, y2 = box
-                rows.append([image_id, x1, y1, x2 - x1, y2 - y1, score, class_map[label] + 1])
-    return truth.loadRes(np.array(rows, np.float64).reshape(-1, 7)) if rows else _empty_results(truth)
-
-
-def _empty_results(truth: COCO) -> COCO:
-    empty = COCO()
-    empty.dataset = {**truth.dataset, "annotations": []}
-    empty.createIndex()
-    return empty
