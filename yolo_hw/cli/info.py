@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +12,12 @@ from yolo_hw.cli.options import FilePath
 from yolo_hw.darknet.layers import Convolutional, Layer, Pool, Route
 from yolo_hw.darknet.network import Network, load_network
 from yolo_hw.darknet.weights import Header, read_weights
+
+if TYPE_CHECKING:
+    from yolo_hw.nn.accounting import Account
+
+PACKED_BITS = (8, 4)
+"""Weight widths whose packed size is stated."""
 
 
 @click.command(
@@ -23,17 +28,84 @@ from yolo_hw.darknet.weights import Header, read_weights
 @click.option("--weights", type=FilePath, help="Darknet weights, to check that they fit.")
 @click.option("--partial", is_flag=True, help="Accept weights that cover only the first layers.")
 @click.option("--lenient", is_flag=True, help="Skip unknown training keys of the cfg with a warning.")
+@click.option(
+    "--profile",
+    metavar="NAME",
+    help="Count parameters and FLOPs as other tools do: macs, keras, ptflops, ptflops-half, thop or darknet.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(cfg: Path, weights: Path | None, partial: bool, lenient: bool, as_json: bool) -> None:
+def command(**options: Any) -> None:  # noqa: ANN401
     """Show every layer: shapes, parameters, multiply-accumulates, FLOPs (2 per MAC), bytes."""
-    network = load_network(cfg, lenient=lenient)
+    network = load_network(options["cfg"], lenient=options["lenient"])
     for warning in network.warnings:
         note(f"warning: {warning}")
-    header = read_weights(weights, network, partial=partial).header if weights else None
-    if as_json:
+    weights = options["weights"]
+    header = read_weights(weights, network, partial=options["partial"]).header if weights else None
+    if options["profile"]:
+        found = account_of(network, options["profile"])
+        if options["as_json"]:
+            print_json(_account_document(network, found))
+        else:
+            _print_account(network, found)
+    elif options["as_json"]:
         print_json(_document(network, header))
     else:
         _print(network, header)
+
+
+def account_of(network: Network, profile: str) -> Account:
+    """Count a network by a named profile, one row per layer."""
+    from yolo_hw.nn.accounting import account, find_profile  # noqa: PLC0415 - torch only where it is needed
+    from yolo_hw.nn.darknet import Darknet  # noqa: PLC0415
+
+    rules = find_profile(profile)
+    return account(Darknet(network), network.input, rules, depth=2)
+
+
+def _account_document(network: Network, found: Account) -> dict[str, Any]:
+    return {
+        "name": network.name,
+        "input": list(network.input),
+        "profile": found.profile.name,
+        "params": found.params,
+        "macs": found.macs,
+        "flops": found.flops,
+        "bytes": found.param_bytes,
+        "packed_bytes": {bits: found.packed_bytes(bits) for bits in PACKED_BITS},
+        "layers": [
+            {
+                "name": layer.name.removeprefix("blocks."),
+                "params": layer.params,
+                "statistics": layer.statistics,
+                "macs": layer.macs,
+                "flops": found.flops_of(layer.operations),
+                "float_bytes": layer.param_bytes,
+            }
+            for layer in found.layers
+        ],
+    }
+
+
+def _print_account(network: Network, found: Account) -> None:
+    rows = [
+        (
+            layer.name.removeprefix("blocks."),
+            compact(layer.params),
+            compact(layer.statistics),
+            compact(layer.macs),
+            compact(round(found.flops_of(layer.operations))),
+            compact(layer.param_bytes),
+        )
+        for layer in found.layers
+    ]
+    packed = ", ".join(f"{found.packed_bytes(bits):,} with {bits}-bit weights" for bits in PACKED_BITS)
+    footer = (
+        f"profile {found.profile.name}: {found.profile.source}\n{found.params:,} parameters, "
+        f"{millions(round(found.flops))} FLOPs; {millions(found.macs)} MACs under every profile\n"
+        f"bytes: {found.param_bytes:,} as float32 with statistics; without them {packed}"
+    )
+    columns = ("layer", "params", "statistics", "MACs", "FLOPs", "bytes")
+    print_table(f"{network.name}: input {network.input}", columns, rows, footer)
 
 
 def _document(network: Network, header: Header | None) -> dict[str, Any]:

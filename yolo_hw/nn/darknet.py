@@ -77,6 +77,7 @@ def load_darknet(
     bn_eps: float = DARKNET_BN_EPS,
     partial: bool = False,
     lenient: bool = False,
+    size: tuple[int, int] | None = None,
 ) -> Darknet:
     """Build a model from a cfg and load its weights.
 
@@ -86,6 +87,7 @@ def load_darknet(
         bn_eps: Added to batch-norm variances; 1e-5 is darknet's, 1e-6 OpenCV's.
         partial: Accept weights that cover only the first layers.
         lenient: Skip unknown training keys of the cfg with a warning.
+        size: (height, width) of the input instead of the cfg's.
 
     Returns:
         The model in evaluation mode.
@@ -94,7 +96,7 @@ def load_darknet(
         CfgError: See `build_network`.
         WeightsError: See `read_weights`.
     """
-    network = load_network(cfg, lenient=lenient)
+    network = load_network(cfg, lenient=lenient, size=size)
     loaded = None if weights is None else read_weights(weights, network, partial=partial)
     model = Darknet(network, bn_eps)
     if loaded is not None:
