@@ -37,6 +37,8 @@ BAD = {
     "route_group_id": ("[maxpool]\n[route]\nlayers=-1\ngroups=2\ngroup_id=2\n", 9, "group_id must be below groups=2"),
     "forward_shortcut": ("[maxpool]\n[shortcut]\nfrom=1\n", 7, "must refer to a layer before it"),
     "shortcut_sizes": ("[maxpool]\n[maxpool]\nstride=2\n[shortcut]\nfrom=-2\n", 9, "must have one size"),
+    "loss_number": ("[conv]\nfilters=6\n[yolo]\nnum=1\nclasses=1\nanchors=1,2\nignore_thresh=x\n", 11, "finite"),
+    "class_tree": ("[convolutional]\nfilters=6\n[region]\ntree=9k.tree\n", 8, "classes in a tree (YOLO9000) are not"),
     "weights_type": ("[maxpool]\n[shortcut]\nfrom=-1\nweights_type=per_feture\n", 8, "did you mean 'per_feature'?"),
     "upsample_huge": ("[upsample]\nstride=1000\n", 6, "stride must be in [1, 64]"),
     "upsample_chain": ("[upsample]\nstride=64\n" * 3, 7, "elements"),

@@ -5,6 +5,7 @@ import pytest
 from support.networks import build
 
 from yolo_hw.darknet import build_network, parse_cfg
+from yolo_hw.darknet.head_training import RegionTraining, YoloTraining
 from yolo_hw.errors import CfgError
 
 NET = "[net]\nheight=8\nwidth=12\nchannels=14\n"
@@ -84,6 +85,32 @@ def test_heads_have_anchors_of_their_own():
         NET + "[yolo]\nanchors=1,2,3,4\nnum=2\nclasses=2\n[route]\nlayers=-1\n[yolo]\nanchors=9,9\nclasses=9\n"
     )
     assert [head.spec.anchors for head in network.heads] == [((1, 2), (3, 4)), ((9, 9),)]
+
+
+def test_heads_carry_the_keys_of_their_loss_with_darknets_defaults():
+    head = last(
+        "[yolo]\nanchors=1,2,3,4\nnum=2\nclasses=2\niou_loss=ciou\niou_normalizer=.07\nfocal_loss=1\nmax_delta=5\n"
+        "counters_per_class = 10, 2\nrandom=1\n"
+    )
+    assert head.training == YoloTraining(
+        iou_loss="ciou", iou_normalizer=0.07, focal_loss=True, max_delta=5.0, counters_per_class=(10, 2)
+    )
+    assert last("[yolo]\nanchors=1,2,3,4\nnum=2\nclasses=2\n").training == YoloTraining()
+    section = "[region]\nanchors=1,2,3,4\nnum=2\nclasses=2\n"
+    assert last(section).training == RegionTraining()
+    assert last(section + "thresh=.6\nbias_match=1\nclassfix=-1\n").training == RegionTraining(
+        thresh=0.6, bias_match=True, classfix=-1.0
+    )
+
+
+def test_a_key_of_the_loss_that_only_the_loss_refuses_does_not_stop_a_network_from_running():
+    assert last("[yolo]\nanchors=1,2,3,4\nnum=2\nclasses=2\niou_loss=eiou\n").training.iou_loss == "eiou"
+
+
+def test_class_trees_are_refused_even_if_lenient():
+    text = NET + "[region]\nanchors=1,2\nnum=1\nclasses=9\ntree=9k.tree\n"
+    with pytest.raises(CfgError, match=r"tree=9k.tree: classes in a tree \(YOLO9000\) are not supported"):
+        build_network(parse_cfg(text, "net.cfg"), lenient=True)
 
 
 def test_region_options():

@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import TypeVar
 
 from yolo_hw.darknet import layers as L
+from yolo_hw.darknet.head_training import RegionTraining, YoloTraining
 from yolo_hw.darknet.layers import HeadSpec, Layer, Place, Shape
 from yolo_hw.darknet.section_reader import SectionReader
 
 MAX_LAYERS = 4096
+
+Training = TypeVar("Training", YoloTraining, RegionTraining)
 
 
 @dataclass(frozen=True)
@@ -262,14 +266,30 @@ def _anchors(reader: SectionReader, count: int) -> tuple[tuple[float, float], ..
     return pairs
 
 
-def _head(ctx: BuildContext, spec: HeadSpec) -> Layer:
+def _head(ctx: BuildContext, spec: HeadSpec, training: YoloTraining | RegionTraining) -> Layer:
     shape = ctx.shape_of(ctx.previous)
     if shape.c != spec.channels:
         ctx.reader.fail(
             f"{len(spec.anchors)} anchors and {spec.classes} classes need {spec.channels} input channels, "
             f"got {shape.c}: set filters={spec.channels} in the convolution before it"
         )
-    return L.DetectionHead(place=ctx.place(), shape=shape, spec=spec)
+    return L.DetectionHead(place=ctx.place(), shape=shape, spec=spec, training=training)
+
+
+def _training(reader: SectionReader, kind: type[Training]) -> Training:
+    """Read the keys that are fields of `kind`; its default holds where the section gives none."""
+    values: dict[str, object] = {}
+    for field in fields(kind):
+        key, default = field.name, field.default
+        if not reader.has(key):
+            continue
+        if isinstance(default, bool):
+            values[key] = reader.real(key, 0.0) != 0  # as in darknet, where every number but 0 means yes
+        elif isinstance(default, float):
+            values[key] = reader.real(key, default)
+        else:
+            values[key] = reader.text(key) if isinstance(default, str) else reader.integers(key)
+    return kind(**values)  # type: ignore[arg-type]
 
 
 def _yolo(ctx: BuildContext) -> Layer:
@@ -288,6 +308,7 @@ def _yolo(ctx: BuildContext) -> Layer:
             scale_x_y=reader.real("scale_x_y", 1.0),
             new_coords=reader.flag("new_coords"),
         ),
+        _training(reader, YoloTraining),
     )
 
 
@@ -297,7 +318,8 @@ def _region(ctx: BuildContext) -> Layer:
     if reader.integer("coords", 4) != 4:
         reader.fail("coords must be 4", "coords")
     anchors = _anchors(reader, total)
-    return _head(ctx, HeadSpec(kind="region", classes=classes, anchors=anchors, softmax=reader.flag("softmax")))
+    spec = HeadSpec(kind="region", classes=classes, anchors=anchors, softmax=reader.flag("softmax"))
+    return _head(ctx, spec, _training(reader, RegionTraining))
 
 
 BUILDERS: dict[str, Callable[[BuildContext], Layer]] = {

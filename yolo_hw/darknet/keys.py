@@ -117,6 +117,10 @@ NEUTRAL: dict[str, dict[str, str]] = {
 """Structure this library does not implement: allowed only with the value that switches it off."""
 
 
+UNSUPPORTED = {"region": {"tree": "classes in a tree (YOLO9000) are not supported"}}
+"""Structure this library does not implement, whatever the value; `lenient` does not skip it."""
+
+
 def canonical(section_type: str) -> str:
     """Return darknet's main name of a section type."""
     return ALIASES.get(section_type, section_type)
@@ -148,11 +152,13 @@ def check_keys(cfg: Cfg, *, lenient: bool = False) -> list[str]:
 
 def _check_section(name: str, kind: str, section: Section, lenient: bool, warnings: list[str]) -> None:
     known = STRUCTURE[kind] | TRAINING[kind]
-    neutral = NEUTRAL.get(kind, {})
+    neutral, unsupported = NEUTRAL.get(kind, {}), UNSUPPORTED.get(kind, {})
     first: dict[str, str] = {}
     for option in section.options:
         where = f"{name}:{option.line} [{section.type}]"
         key, value = shorten(option.key), shorten(option.value)
+        if option.key in unsupported:
+            raise CfgError(f"{where}: {key}={value}: {unsupported[option.key]}")
         if option.key in neutral:
             if option.value.strip() not in (neutral[option.key], neutral[option.key] + ".0"):
                 raise CfgError(f"{where}: {key}={value} is not supported; only {key}={neutral[option.key]} is")

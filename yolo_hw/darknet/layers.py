@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
+from yolo_hw.darknet.head_training import RegionTraining, YoloTraining
+
 ACTIVATIONS = (
     "linear leaky relu relu6 mish swish logistic hard_mish h_swish h_sigmoid elu selu gelu tanh loggy relie ramp plse "
     "hardtan lhtan stair"
@@ -359,6 +361,8 @@ class DetectionHead(Layer):
     """A ``[yolo]`` or ``[region]`` section; passes its raw input on to the host's decoder."""
 
     spec: HeadSpec
+    training: YoloTraining | RegionTraining
+    """What the section says about the loss."""
 
     @property
     def name(self) -> str:

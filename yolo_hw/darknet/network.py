@@ -32,12 +32,14 @@ class Network:
         input: Shape of the input image.
         layers: One entry per cfg section after ``[net]``.
         warnings: What the parser skipped or decided.
+        cfg: Text of the cfg it was built from.
     """
 
     name: str
     input: Shape
     layers: tuple[Layer, ...]
     warnings: tuple[str, ...] = field(default=(), compare=False)
+    cfg: str = field(default="", compare=False, repr=False)
 
     @property
     def heads(self) -> tuple[DetectionHead, ...]:
@@ -67,9 +69,25 @@ class Network:
         return sum(layer.macs for layer in self.layers)
 
 
-def load_network(path: str | Path, *, lenient: bool = False) -> Network:
-    """Read a cfg file and build its network; see `build_network`."""
-    return build_network(read_cfg(path), lenient=lenient)
+def load_network(path: str | Path, *, lenient: bool = False, size: tuple[int, int] | None = None) -> Network:
+    """Read a cfg file and build its network.
+
+    Args:
+        path: The cfg file.
+        lenient: See `build_network`.
+        size: (height, width) of the input instead of the cfg's.
+
+    Returns:
+        The network.
+
+    Raises:
+        CfgError: See `build_network`.
+    """
+    cfg = read_cfg(path)
+    if size is not None and cfg.sections:
+        for key, extent in zip(("height", "width"), size, strict=True):
+            cfg.sections[0].set(key, str(extent))
+    return build_network(cfg, lenient=lenient)
 
 
 def build_network(cfg: Cfg, *, lenient: bool = False) -> Network:
@@ -107,7 +125,7 @@ def build_network(cfg: Cfg, *, lenient: bool = False) -> Network:
         if params > MAX_PARAMS:
             context.reader.fail(f"a network must have at most {MAX_PARAMS} parameters, got {params} up to this layer")
         built.append(layer)
-    return Network(Path(cfg.name).stem, shape, tuple(built), tuple(warnings))
+    return Network(Path(cfg.name).stem, shape, tuple(built), tuple(warnings), cfg.text())
 
 
 def _check_map(reader: SectionReader, shape: Shape) -> None:

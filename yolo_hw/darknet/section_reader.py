@@ -56,6 +56,12 @@ class SectionReader:
         option = self._option(key, required=False)
         return default if option is None else self._convert(option, _finite, "a finite number")
 
+    def text(self, key: str) -> str:
+        """Return a required option as it is written."""
+        option = self._option(key, required=True)
+        assert option is not None
+        return option.value
+
     def choice(self, key: str, default: str, choices: Sequence[str]) -> str:
         """Return one of `choices`."""
         option = self._option(key, required=False)

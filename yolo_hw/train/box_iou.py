@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Differentiable overlaps of paired boxes: IoU, GIoU, CIoU."""
+"""Differentiable overlaps of paired boxes: IoU, GIoU, DIoU, CIoU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from yolo_hw.nn.nms import centre_to_corners
 
 
 def paired_iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of boxes [P, 4] (centre x, centre y, width, height) with their partners, [P]."""
+    """Intersection over union of boxes [P, 4] (centre x, centre y, width, height) with their partners, [P].
+
+    Boxes that do not meet have IoU 0 and gradient 0.
+    """
     overlap, union, _, _ = _extents(a, b)
     return overlap / union
 
@@ -35,6 +38,23 @@ def paired_giou(a: Tensor, b: Tensor) -> Tensor:
     return overlap / union - (hull - union) / hull
 
 
+def paired_diou(a: Tensor, b: Tensor) -> Tensor:
+    r"""Distance IoU: :math:`\mathrm{IoU} - \rho^2 / c^2`, rho the distance of the centres, c the hull's diagonal.
+
+    Args:
+        a: [P, 4] centre x, centre y, width, height; differentiable.
+        b: [P, 4].
+
+    Returns:
+        [P] in (-1, 1].
+
+    Reference:
+        Zheng et al., "Distance-IoU Loss", AAAI 2020, eqs. (6) and (7).
+    """
+    iou, distance = _iou_and_distance(a, b)
+    return iou - distance
+
+
 def paired_ciou(a: Tensor, b: Tensor) -> Tensor:
     r"""Complete IoU: overlap, distance of the centres and aspect ratio.
 
@@ -54,14 +74,19 @@ def paired_ciou(a: Tensor, b: Tensor) -> Tensor:
     Reference:
         Zheng et al., "Distance-IoU Loss", AAAI 2020, eqs. (8) to (11).
     """
-    overlap, union, hull_w, hull_h = _extents(a, b)
-    iou = overlap / union
-    distance = (a[:, :2] - b[:, :2]).square().sum(1)
+    iou, distance = _iou_and_distance(a, b)
     angle = torch.atan2(b[:, 2], b[:, 3]) - torch.atan2(a[:, 2], a[:, 3])
     v = (4 / math.pi**2) * angle.square()
     with torch.no_grad():
         alpha = v / (1 - iou + v).clamp_min(torch.finfo(v.dtype).eps)
-    return iou - distance / (hull_w.square() + hull_h.square()) - alpha * v
+    return iou - distance - alpha * v
+
+
+def _iou_and_distance(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return IoU and squared distance of the centres over squared diagonal of the hull, [P] each."""
+    overlap, union, hull_w, hull_h = _extents(a, b)
+    distance = (a[:, :2] - b[:, :2]).square().sum(1)
+    return overlap / union, distance / (hull_w.square() + hull_h.square())
 
 
 def _extents(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
