@@ -13,7 +13,20 @@ from pathlib import Path
 import click
 import torch
 
-from benchmarks import accuracy, ceilings, engine, engine_memory, fake_quant, fold_bn, memory, observers, sparse_conv
+from benchmarks import (
+    accuracy,
+    ceilings,
+    engine,
+    engine_memory,
+    fake_quant,
+    fold_bn,
+    input_pipeline,
+    losses,
+    memory,
+    observers,
+    sparse_conv,
+    train_step,
+)
 from benchmarks.measure import Case, measure_case
 from benchmarks.record import RESULTS, Row, merge_speeds, result_file, versions
 
@@ -22,12 +35,15 @@ SPEEDS: dict[str, Callable[[], list[Case]]] = {
     "fold_bn": fold_bn.cases,
     "sparse_conv": sparse_conv.cases,
     "engine": engine.cases,
+    "train_step": train_step.cases,
+    "losses": losses.cases,
 }
 """Timed, case by case; every run measures the machine's ceilings, too."""
 
 STUDIES: dict[str, Callable[[Path], None]] = {
     "engine_memory": engine_memory.main,
     "memory": memory.main,
+    "input_pipeline": input_pipeline.main,
     "accuracy": accuracy.main,
     "observers": observers.main,
 }

@@ -77,8 +77,17 @@ def engine_memory() -> str:
     return table(head, rows)
 
 
+def input_pipeline() -> str:
+    """Images per second of the training input, by worker processes."""
+    rows = _load("input_pipeline")["rows"]
+    rates = {(row["pipeline"], row["workers"]): row["images_per_s"] for row in rows}
+    names, workers = (list(dict.fromkeys(key[i] for key in rates)) for i in range(2))
+    body = [(name, *(f"{rates[name, count]:.0f}" for count in workers)) for name in names]
+    return table(("images per second", *(f"{count} workers" for count in workers)), body)
+
+
 TABLES: dict[str, Callable[[], str]] = {
-    **{function.__name__: function for function in (accuracy, observers, memory, engine_memory)},
+    **{function.__name__: function for function in (accuracy, observers, memory, engine_memory, input_pipeline)},
     **{name: partial(speed_table, name) for name in SPEED_TABLES},
 }
 

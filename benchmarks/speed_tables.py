@@ -110,6 +110,17 @@ def fold_bn(document: Document) -> str:
     return table(("case", "threads", "candidate", "time", "over the first"), body)
 
 
+def training(document: Document) -> str:
+    """A step of a whole network, and its loss, over the network in bare torch."""
+    body = []
+    for name in ("train_step", "losses"):
+        for (case, threads), rows in by_case(rows_of(document, name)).items():
+            base = next((row for row in rows if row.get("baseline")), None)
+            if base is not None:
+                body += [(case, threads, row["candidate"], seconds(row), ratio(row, base)) for row in rows]
+    return table(("case", "threads", "candidate", "time", "over the first"), body)
+
+
 def sparsity_speedups(document: Document) -> dict[tuple[str, str], dict[float, list[float]]]:
     """Return (library, pattern) -> sparsity -> speed-up of each layer over its fastest dense candidate of that type."""
     found: dict[tuple[str, str], dict[float, list[float]]] = {}
@@ -167,7 +178,7 @@ def setting(document: Document) -> str:
 
 SPEED_TABLES: dict[str, Callable[[Document], str]] = {
     function.__name__: function
-    for function in (engine, engine_paths, fake_quant, fold_bn, sparse_conv, ceilings, setting)
+    for function in (engine, engine_paths, fake_quant, fold_bn, sparse_conv, training, ceilings, setting)
 }
 
 

@@ -25,13 +25,14 @@ from yolo_hw.darknet.weights import Header
 from yolo_hw.data import DetectionDataset, open_dataset
 from yolo_hw.data.augment import AugmentConfig
 from yolo_hw.data.synthetic import SyntheticDataset, write_dataset
-from yolo_hw.evaluate import DetectionMetrics, FloatRunner
+from yolo_hw.evaluate import FloatRunner
 from yolo_hw.nn import Darknet, load_darknet
 from yolo_hw.train import (
     AssignConfig,
     Evaluate,
     FittedImages,
     LossConfig,
+    MeasureDetector,
     Optimizer,
     SaveCheckpoint,
     ShowProgress,
@@ -60,7 +61,7 @@ def main() -> None:
         held_out = open_dataset(Path(folder) / "held_out")
         config = training_options(options)
         checkpoint = SaveCheckpoint(options.checkpoint, every_steps=250, resume=not options.restart)
-        evaluate = Evaluate(held_out, options.evaluate_every, lambda state, found: report(console, state, found))
+        evaluate = Evaluate(MeasureDetector(held_out), options.evaluate_every, report=lambda s: report(console, s))
         callbacks = [checkpoint, ShowProgress(console), evaluate]
         loss = YoloLoss.of_network(
             model.network, LossConfig(objectness_smooth=0.3, assign=AssignConfig(anchor_iou=0.4))
@@ -107,9 +108,10 @@ def training_options(options: argparse.Namespace) -> TrainConfig:
     )
 
 
-def report(console: Console, state: TrainState, found: DetectionMetrics) -> None:
+def report(console: Console, state: TrainState) -> None:
     """Write one line of figures."""
-    console.print(f"epoch {state.epoch}: AP50 {found.ap50:.4f}  AP {found.ap:.4f}  small {found.ap_small:.4f}")
+    found = state.history[-1].figures
+    console.print(f"epoch {state.epoch}: AP50 {found['ap50']:.4f}  AP {found['ap']:.4f}  small {found['ap_small']:.4f}")
 
 
 def show_result(console: Console, path: Path, model: Darknet, held_out: DetectionDataset) -> None:

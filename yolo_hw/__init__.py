@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from yolo_hw.data import load_batches as load_batches
+    from yolo_hw.data import open_dataset as open_dataset
     from yolo_hw.errors import YoloHwError as YoloHwError
     from yolo_hw.evaluate import FloatRunner as FloatRunner
     from yolo_hw.evaluate import IntRunner as IntRunner
@@ -36,12 +37,15 @@ if TYPE_CHECKING:
     from yolo_hw.quant import Override as Override
     from yolo_hw.quant import QuantConfig as QuantConfig
     from yolo_hw.quant import quantise_model as quantise_model
+    from yolo_hw.train import DetectorRun as DetectorRun
     from yolo_hw.train import TrainConfig as TrainConfig
     from yolo_hw.train import YoloLoss as YoloLoss
+    from yolo_hw.train import detection_loss as detection_loss
     from yolo_hw.train import fit as fit
+    from yolo_hw.train import train_detector as train_detector
 
 _MODULES = {
-    "yolo_hw.data": ("load_batches",),
+    "yolo_hw.data": ("load_batches", "open_dataset"),
     "yolo_hw.errors": ("YoloHwError",),
     "yolo_hw.evaluate": ("FloatRunner", "IntRunner", "detect_files", "detect_images"),
     "yolo_hw.fixedpoint": ("FixedPoint", "Overflow", "Rounding"),
@@ -50,7 +54,7 @@ _MODULES = {
     "yolo_hw.nn": ("Darknet", "load_darknet", "non_maximum_suppression"),
     "yolo_hw.pipeline": ("CompileConfig", "compile_network"),
     "yolo_hw.quant": ("Observer", "Override", "QuantConfig", "quantise_model"),
-    "yolo_hw.train": ("TrainConfig", "YoloLoss", "fit"),
+    "yolo_hw.train": ("DetectorRun", "TrainConfig", "YoloLoss", "detection_loss", "fit", "train_detector"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

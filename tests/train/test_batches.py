@@ -14,7 +14,17 @@ from yolo_hw.data import Resize, open_dataset
 from yolo_hw.data.augment import NO_AUGMENTATION, AugmentConfig, LabelledImage
 from yolo_hw.data.synthetic.dataset import SyntheticDataset, write_dataset
 from yolo_hw.data.synthetic.layout import SceneConfig
-from yolo_hw.train import DatasetImages, Evaluate, FittedImages, TrainConfig, TrainError, YoloLoss, fit, preload
+from yolo_hw.train import (
+    DatasetImages,
+    Evaluate,
+    FittedImages,
+    MeasureDetector,
+    TrainConfig,
+    TrainError,
+    YoloLoss,
+    fit,
+    preload,
+)
 from yolo_hw.train.batches import steps_per_epoch, train_batches
 
 SMALL = SceneConfig(min_side_px=64, max_side_px=96, max_objects=3, min_part_px=12.0)
@@ -120,8 +130,9 @@ def test_training_from_files_with_evaluation(tmp_path, make_model):
         for sample in preload(FittedImages(DatasetImages(dataset), model.network.input))
     ]
     lines = []
-    evaluate = Evaluate(dataset, 2, lambda state, found: lines.append((state.epoch, found.images)))
+    evaluate = Evaluate(MeasureDetector(dataset), 2, report=lambda state: lines.append(state.epoch))
     config = TrainConfig(epochs=3, batch=2, warmup_epochs=0.5)
-    fit(model, two_classes, config, loss=YoloLoss.of_network(model.network), callbacks=[evaluate])
-    assert lines == [(2, 4), (3, 4)]
-    assert [epoch for epoch, _ in evaluate.history] == [2, 3]
+    state = fit(model, two_classes, config, loss=YoloLoss.of_network(model.network), callbacks=[evaluate])
+    assert lines == [2, 3]
+    assert [measured.epoch for measured in state.history] == [2, 3]
+    assert all(0 <= measured.figures["ap50"] <= 1 for measured in state.history)

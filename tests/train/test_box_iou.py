@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from yolo_hw.train.box_iou import paired_ciou, paired_giou, paired_iou
+from yolo_hw.train.box_iou import paired_ciou, paired_diou, paired_giou, paired_iou
 
 # centre x, centre y, width, height
 UNIT = (0.5, 0.5, 1.0, 1.0)
@@ -32,9 +32,16 @@ def test_known_overlaps(b, iou, giou):
     assert paired_giou(boxes(UNIT), boxes(b)).item() == pytest.approx(giou)
 
 
-def test_ciou_of_boxes_with_one_shape_is_iou_minus_the_distance_term():
+@pytest.mark.parametrize("overlap", [paired_diou, paired_ciou])
+def test_diou_and_ciou_of_boxes_with_one_shape_are_iou_minus_the_distance_term(overlap):
     # centres 1 apart, hull 2 x 1: rho^2 / c^2 = 1 / 5
-    assert paired_ciou(boxes(UNIT), boxes((1.5, 0.5, 1.0, 1.0))).item() == pytest.approx(-1 / 5)
+    assert overlap(boxes(UNIT), boxes((1.5, 0.5, 1.0, 1.0))).item() == pytest.approx(-1 / 5)
+    # half overlaps: IoU 1/3, rho^2 / c^2 = 0.25 / (1.5^2 + 1)
+    assert overlap(boxes(UNIT), boxes((1.0, 0.5, 1.0, 1.0))).item() == pytest.approx(1 / 3 - 0.25 / 3.25)
+
+
+def test_diou_of_concentric_boxes_is_iou():
+    assert paired_diou(boxes(UNIT), boxes((0.5, 0.5, 2.0, 1.0))).item() == pytest.approx(0.5)
 
 
 def test_ciou_of_concentric_boxes_is_iou_minus_the_shape_term():
@@ -60,8 +67,8 @@ def test_tiny_boxes_stay_finite_in_float32():
     assert torch.isfinite(a.grad).all()
 
 
-@pytest.mark.parametrize("overlap", [paired_iou, paired_giou])
-def test_gradient_of_iou_and_giou(overlap):
+@pytest.mark.parametrize("overlap", [paired_iou, paired_giou, paired_diou])
+def test_gradient_of_iou_giou_and_diou(overlap):
     generator = torch.Generator().manual_seed(0)
     a = torch.rand(8, 4, dtype=torch.float64, generator=generator) + 0.3
     b = torch.rand(8, 4, dtype=torch.float64, generator=generator) + 0.3

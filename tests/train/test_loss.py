@@ -1,143 +1,225 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The detection loss: zero where it should be, gradients as differences say, one convention with the decoder."""
+"""What all detection losses promise: the choice by head, the normaliser, precision, errors."""
 
 from __future__ import annotations
 
-import math
+from itertools import pairwise
 
 import pytest
 import torch
+from support.loss_heads import NET, SIZE, batch, head, random_batch, random_maps, region_spec, total, yolo_spec
+from support.networks import build, yolov2, yolov3_tiny, yolov4_tiny
 
-from yolo_hw.darknet.layers import HeadSpec, Shape
-from yolo_hw.nn.heads import decode_head
-from yolo_hw.nn.nms import centre_to_corners, pairwise_iou
-from yolo_hw.train import AssignConfig, Batch, BoxLoss, LossConfig, TrainError, YoloLoss
+from yolo_hw.train import (
+    Batch,
+    BoxGradient,
+    BoxLoss,
+    Focal,
+    LossConfig,
+    RegionConfig,
+    RegionLoss,
+    TrainError,
+    YoloLoss,
+    detection_loss,
+)
 
-NET = Shape(3, 64, 64)
-HEAD = HeadSpec(kind="yolo", classes=3, anchors=((16.0, 24.0), (40.0, 30.0)), scale_x_y=1.2)
-ONLY_BEST = AssignConfig(anchor_iou=1.0, reach_margin=0.5)
-CERTAIN = 30.0
-"""A logit whose sigmoid is 1 in float32."""
-
-
-def batch(rows):
-    return Batch(torch.zeros(2, 3, 64, 64), torch.tensor(rows, dtype=torch.float32).reshape(-1, 6))
-
-
-def logit(p):
-    return math.log(p / (1 - p))
-
-
-def perfect_map():
-    """A 4 x 4 map of image 0 that predicts exactly one 16 x 24 object of class 2 at (0.40, 0.65)."""
-    raw = torch.zeros(2, 2, 8, 4, 4)
-    raw[:, :, 4] = -CERTAIN
-    a = HEAD.scale_x_y
-    column, row = 1, 2  # 0.40 * 4 = 1.6, 0.65 * 4 = 2.6
-    cell = raw[0, 0, :, row, column]
-    cell[0] = cell[1] = logit((0.6 + 0.5 * (a - 1)) / a)
-    cell[4] = CERTAIN
-    cell[5:] = torch.tensor([-CERTAIN, -CERTAIN, CERTAIN])
-    return raw.reshape(2, 16, 4, 4)
-
-
-OBJECT = [0, 2, 0.40, 0.65, 16 / 64, 24 / 64]
-
-
-def terms(raw, rows, **options):
-    config = LossConfig(assign=ONLY_BEST, **options)
-    return {name: float(value) for name, value in YoloLoss([HEAD], NET, config)([raw], batch(rows)).items()}
-
-
-def test_perfect_prediction_costs_nothing():
-    assert terms(perfect_map(), [OBJECT]) == pytest.approx({"box": 0, "objectness": 0, "class": 0}, abs=1e-5)
+YOLO = [
+    head(yolo_spec((40.0, 30.0), (30.0, 50.0), scale_x_y=1.5), (2, 2)),
+    head(yolo_spec((12.0, 12.0), (16.0, 24.0), scale_x_y=1.2), (4, 4)),
+]
+SCALED = [head(yolo_spec((12.0, 12.0), (40.0, 30.0), scale_x_y=2.0, new_coords=True), (4, 4))]
+REGION = [head(region_spec((1.0, 1.5), (2.5, 2.0)), (4, 4))]
+FULL = LossConfig(
+    truth_iou=0.6,
+    objectness_smooth=0.5,
+    label_smoothing=0.1,
+    class_focal=Focal(),
+    class_balance=(1.0, 2.0, 3.0),
+    max_box_gradient=0.5,
+)
+LOSSES = {
+    "yolo": YoloLoss(YOLO, NET, [LossConfig()] * 2),
+    "yolo_mse": YoloLoss(YOLO, NET, [LossConfig(box_loss=BoxLoss.MSE)] * 2),
+    "yolo_full": YoloLoss(YOLO, NET, [FULL] * 2),
+    "yolo_darknet": YoloLoss(YOLO, NET, [LossConfig(box_gradient=BoxGradient.DARKNET)] * 2),
+    "scaled_yolo": YoloLoss(SCALED, NET, [LossConfig()]),
+    "region": RegionLoss(REGION, NET, [RegionConfig(rescore=True)]),
+}
+ALL = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 
 
-def test_decoder_agrees_with_the_perfect_prediction():
-    boxes = decode_head(perfect_map(), HEAD, NET).boxes[0]
-    truth = torch.tensor([OBJECT[2:]])
-    overlap = pairwise_iou(centre_to_corners(boxes), centre_to_corners(truth))
-    assert overlap.max().item() == pytest.approx(1.0, abs=1e-5)
+def part_of(data, images):
+    """Return the batch of a range of images."""
+    mine = (data.targets[:, 0] >= images.start) & (data.targets[:, 0] < images.stop)
+    targets = data.targets[mine].clone()
+    targets[:, 0] -= images.start
+    return Batch(data.images[images.start : images.stop], targets)
 
 
-def test_wrong_class_costs_two_certain_errors():
-    assert terms(perfect_map(), [[0, 0, *OBJECT[2:]]])["class"] == pytest.approx(2 * CERTAIN, rel=1e-5)
+@ALL
+@pytest.mark.parametrize("cuts", [(3,), (1, 2, 3, 4, 5), (2, 5)], ids=str)
+def test_batch_in_parts_has_the_gradient_of_the_whole(loss, cuts):
+    data = random_batch(12, 6, 3, seed=0)
+    whole = random_maps(loss.heads, 6, seed=1)
+    terms = loss(whole, data)
+    total(terms).backward()
+
+    edges = (0, *cuts, 6)
+    parts = [range(a, b) for a, b in pairwise(edges)]
+    positives = torch.stack([loss.positives(part_of(data, part)) for part in parts]).sum()
+    assert positives == loss.positives(data)
+    split = random_maps(loss.heads, 6, seed=1)
+    sums = dict.fromkeys(terms, 0.0)
+    for part in parts:
+        found = loss([raw[part.start : part.stop] for raw in split], part_of(data, part), positives)
+        total(found).backward()
+        sums = {name: value + found[name].item() for name, value in sums.items()}
+    assert sums == pytest.approx({name: value.item() for name, value in terms.items()}, rel=1e-12, abs=1e-12)
+    for mine, wanted in zip(split, whole, strict=True):
+        torch.testing.assert_close(mine.grad, wanted.grad, rtol=1e-12, atol=1e-12)
 
 
-def test_missed_object_costs_its_logit():
-    raw = perfect_map()
-    raw[0, 4, 2, 1] = -CERTAIN
-    assert terms(raw, [OBJECT])["objectness"] == pytest.approx(CERTAIN, rel=1e-5)
+@ALL
+def test_doubled_batch_has_the_same_loss(loss):
+    """The normaliser grows with the batch, so a step is as strong with many images as with few."""
+    data = random_batch(4, 2, 3, seed=2)
+    maps = [raw.detach() for raw in random_maps(loss.heads, 2, seed=3)]
+    again = data.targets.clone()
+    again[:, 0] += 2
+    doubled = Batch(torch.cat([data.images] * 2), torch.cat([data.targets, again]))
+    single, double = loss(maps, data), loss([torch.cat([raw, raw]) for raw in maps], doubled)
+    for name, value in single.items():
+        torch.testing.assert_close(double[name], value)
 
 
-def test_false_alarm_costs_its_logit_and_is_shared_among_positives():
-    raw = perfect_map()
-    raw[1, 4, 0, 0] = CERTAIN
-    assert terms(raw, [OBJECT])["objectness"] == pytest.approx(CERTAIN, rel=1e-5)
-    second = [1, 2, 0.9, 0.9, 16 / 64, 24 / 64]  # found wanting: its own logit is -CERTAIN
-    assert terms(raw, [OBJECT, second])["objectness"] == pytest.approx((CERTAIN + CERTAIN) / 2, rel=1e-5)
+@ALL
+def test_positives_are_what_the_plain_call_divides_by(loss):
+    data = random_batch(7, 2, 3, seed=4)
+    maps = random_maps(loss.heads, 2, seed=5)
+    plain, shared = loss(maps, data), loss(maps, data, loss.positives(data))
+    undivided = loss(maps, data, 1)
+    for name, value in plain.items():
+        assert value == shared[name]
+        torch.testing.assert_close(value * loss.positives(data), undivided[name])
 
 
-def test_image_without_objects_costs_its_false_alarms_only():
-    raw = perfect_map()
-    assert terms(raw, []) == pytest.approx({"box": 0, "objectness": CERTAIN, "class": 0}, rel=1e-4)
+@ALL
+def test_images_without_objects_have_a_finite_loss_and_only_objectness(loss):
+    data = batch([], dtype=torch.float64)
+    maps = random_maps(loss.heads, 2, seed=6)
+    assert loss.positives(data) == 0
+    terms = loss(maps, data)
+    total(terms).backward()
+    assert terms["box"] == terms["class"] == 0
+    assert terms["objectness"] > 0
+    for raw, h in zip(maps, loss.heads, strict=True):
+        by_anchor = raw.grad.reshape(2, len(h.spec.anchors), -1, *h.shape[1:])
+        assert not by_anchor[:, :, :4].any()
+        assert not by_anchor[:, :, 5:].any()
+        assert torch.isfinite(by_anchor).all()
 
 
-def test_prediction_that_overlaps_an_object_well_is_ignored():
-    raw = perfect_map()
-    twin = raw.reshape(2, 2, 8, 4, 4)[0, 0, :, 2, 2]  # the cell to the right predicts almost the same box
-    twin[0], twin[1] = logit((0.02 + 0.1) / 1.2), logit((0.6 + 0.1) / 1.2)
-    twin[4] = CERTAIN
-    wide = [*OBJECT[:4], 1.0, 1.0]  # so large that a shift of 0.1 leaves an overlap of about 0.9
-    raw.reshape(2, 2, 8, 4, 4)[0, :, 2, 2, 1:3] = math.log(64 / 16)
-    raw.reshape(2, 2, 8, 4, 4)[0, :, 3, 2, 1:3] = math.log(64 / 24)
-    head = HeadSpec(kind="yolo", classes=3, anchors=((16.0, 24.0), (1.0, 1.0)), scale_x_y=1.2)
-    costs = {}
-    for threshold in (0.7, 1.0):
-        config = LossConfig(assign=ONLY_BEST, ignore_iou=threshold)
-        costs[threshold] = float(YoloLoss([head], NET, config)([raw], batch([wide]))["objectness"])
-    assert costs[0.7] == pytest.approx(0, abs=1e-4)
-    assert costs[1.0] == pytest.approx(CERTAIN, rel=1e-4)
+@ALL
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+def test_narrow_maps_are_computed_in_float32(loss, dtype):
+    """Equal to the loss of the same, already rounded, values in float32; under autocast, too."""
+    data = random_batch(6, 2, 3, seed=7)
+    data = Batch(data.images, data.targets.float())
+    narrow = random_maps(loss.heads, 2, seed=8, dtype=dtype)
+    wide = [raw.detach().float().requires_grad_() for raw in narrow]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        terms = loss(narrow, data)
+    total(terms).backward()
+    reference = loss(wide, data)
+    total(reference).backward()
+    for name, value in terms.items():
+        assert value.dtype == torch.float32
+        assert value == reference[name]
+    for mine, wanted in zip(narrow, wide, strict=True):
+        torch.testing.assert_close(mine.grad.float(), wanted.grad, rtol=0.02, atol=1e-6)
 
 
-def test_objectness_goal_follows_the_overlap_if_asked_to():
-    raw = perfect_map()
-    raw[0, 2, 2, 1] = math.log(0.5)  # half the width: IoU 1/2
-    raw[0, 4, 2, 1] = logit(0.75)  # with s = 1/2 the goal is 3/4, and this logit is the best answer
-    entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
-    assert terms(raw, [OBJECT], objectness_smooth=0.5)["objectness"] == pytest.approx(entropy, rel=1e-4)
-    assert terms(raw, [OBJECT], objectness_smooth=0.0)["objectness"] == pytest.approx(-math.log(0.75), rel=1e-4)
+@ALL
+def test_memory_format_does_not_matter(loss):
+    data = random_batch(6, 2, 3, seed=9)
+    maps = random_maps(loss.heads, 2, seed=10)
+    last = [raw.detach().contiguous(memory_format=torch.channels_last).requires_grad_() for raw in maps]
+    total(loss(maps, data)).backward()
+    total(loss(last, data)).backward()
+    for mine, wanted in zip(last, maps, strict=True):
+        torch.testing.assert_close(mine.grad, wanted.grad)
 
 
-def test_weights_scale_their_terms():
-    raw = torch.randn(2, 16, 4, 4, generator=torch.Generator().manual_seed(0))
-    plain = terms(raw, [OBJECT], box_weight=1.0, objectness_weight=1.0, class_weight=1.0)
-    scaled = terms(raw, [OBJECT], box_weight=2.0, objectness_weight=3.0, class_weight=0.5)
-    expected = {"box": 2 * plain["box"], "objectness": 3 * plain["objectness"], "class": 0.5 * plain["class"]}
-    assert scaled == pytest.approx(expected, rel=1e-5)
+@ALL
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_gives_what_the_cpu_gives(loss):
+    data = random_batch(6, 2, 3, seed=11)
+    maps = random_maps(loss.heads, 2, seed=12)
+    there = [raw.detach().cuda().requires_grad_() for raw in maps]
+    moved = Batch(data.images.cuda(), data.targets.cuda())
+    terms, wanted = loss(there, moved), loss(maps, data)
+    assert loss.positives(moved) == loss.positives(data)
+    for name, value in wanted.items():
+        torch.testing.assert_close(terms[name].cpu(), value)
+    total(terms).backward()
+    total(wanted).backward()
+    for mine, reference in zip(there, maps, strict=True):
+        torch.testing.assert_close(mine.grad.cpu(), reference.grad)
 
 
-def test_gradient_with_two_heads_and_giou():
-    """GIoU and both cross entropies are smooth here; CIoU's frozen alpha is checked in test_box_iou."""
-    second = HeadSpec(kind="yolo", classes=3, anchors=((12.0, 12.0),), scale_x_y=2.0)
-    config = LossConfig(box_loss=BoxLoss.GIOU, assign=AssignConfig(anchor_iou=0.2))
-    loss = YoloLoss([HEAD, second], NET, config)
-    rows = torch.tensor([OBJECT, [1, 0, 0.3, 0.3, 0.2, 0.2], [1, 1, 0.8, 0.7, 0.6, 0.5]], dtype=torch.float64)
-    data = Batch(torch.zeros(2, 3, 64, 64), rows)
-    generator = torch.Generator().manual_seed(3)
-    maps = [torch.randn(2, 16, 2, 2, dtype=torch.float64, generator=generator, requires_grad=True)]
-    maps.append(torch.randn(2, 8, 4, 4, dtype=torch.float64, generator=generator, requires_grad=True))
-    assert torch.autograd.gradcheck(lambda *m: torch.stack(list(loss(m, data).values())).sum(), maps)
+@ALL
+def test_larger_images_have_larger_maps(loss):
+    """Training at several sizes: maps and positives of images of twice the size."""
+    data = random_batch(6, 2, 3, seed=13, size=(2 * SIZE, 2 * SIZE))
+    larger = [head(h.spec, (2 * h.shape.h, 2 * h.shape.w)) for h in loss.heads]
+    assert all(torch.isfinite(value) for value in loss(random_maps(larger, 2, seed=14), data).values())
+    assert loss.positives(data) > 0
+    with pytest.raises(TrainError, match=r"images must be multiples of the stride \d+x\d+, got 70x64"):
+        loss(random_maps(loss.heads, 2, seed=14), batch([], size=(70, SIZE)))
 
 
-def test_heads_of_other_kinds_are_refused():
-    with pytest.raises(TrainError, match=r"head 0 must be a \[yolo\] section with new_coords=0, got \[region\]"):
-        YoloLoss([HeadSpec(kind="region", classes=1, anchors=((1.0, 1.0),))], NET)
-    with pytest.raises(TrainError, match="got new_coords=1"):
-        YoloLoss([HeadSpec(kind="yolo", classes=1, anchors=((1.0, 1.0),), new_coords=True)], NET)
+@ALL
+def test_wrong_maps_and_targets_are_refused(loss):
+    data = random_batch(3, 2, 3, seed=15)
+    maps = random_maps(loss.heads, 2, seed=16)
+    name = type(loss).__name__
+    with pytest.raises(TrainError, match=f"{name}: there must be one map for each of {len(maps)} heads, got 0"):
+        loss([], data)
+    with pytest.raises(TrainError, match=rf"{name}: the map of \w+ must be \[2, 16, \d, \d\], got \[2, 15, \d, \d\]"):
+        loss([raw[:, 1:] for raw in maps], data)
+    with pytest.raises(TrainError, match=rf"{name}: classes must be in \[0, 3\), got 3 to 3"):
+        loss(maps, batch([[0, 3, 0.5, 0.5, 0.2, 0.2]], dtype=torch.float64))
 
 
-@pytest.mark.parametrize("options", [{"box_weight": -1.0}, {"ignore_iou": 1.5}, {"objectness_smooth": -0.1}])
-def test_config_refuses_what_cannot_be(options):
-    with pytest.raises(TrainError, match=next(iter(options))):
-        LossConfig(**options)
+def test_loss_of_a_network_is_that_of_its_heads():
+    yolo = detection_loss(build(yolov4_tiny()))
+    assert isinstance(yolo, YoloLoss)
+    assert [config.box_loss for config in yolo.configs] == [BoxLoss(h.training.iou_loss) for h in yolo.heads]
+    assert isinstance(detection_loss(build(yolov2())), RegionLoss)
+    assert all(c.box_loss is BoxLoss.GIOU for c in detection_loss(build(yolov3_tiny()), box_loss="giou").configs)
+
+
+def test_options_of_the_caller_hold_for_all_heads():
+    network = build(yolov3_tiny())
+    config = LossConfig(ignore_iou=0.6)
+    assert YoloLoss.of_network(network, config).configs == (config, config)
+    assert (
+        YoloLoss.of_network(network, config, box_weight=2.0).configs
+        == (LossConfig(ignore_iou=0.6, box_weight=2.0),) * 2
+    )
+    assert RegionLoss.of_network(build(yolov2()), RegionConfig(), thresh=0.4).configs == (RegionConfig(thresh=0.4),)
+
+
+BACKBONE = "[net]\nheight=32\nwidth=32\n[convolutional]\nfilters=7\n"
+REGION_SECTION = "[region]\nclasses=2\nnum=1\nanchors=1,1\n"
+YOLO_SECTION = "[yolo]\nclasses=2\nnum=1\nanchors=1,1\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [(BACKBONE, "none"), (BACKBONE + REGION_SECTION + YOLO_SECTION, r"\[region\] and \[yolo\]")],
+    ids=["no_head", "both"],
+)
+def test_networks_without_one_kind_of_head_are_refused(text, found):
+    with pytest.raises(TrainError, match=rf"needs heads of one kind, \[yolo\] or \[region\], got {found}"):
+        detection_loss(build(text))

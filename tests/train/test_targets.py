@@ -6,10 +6,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from yolo_hw.darknet.layers import HeadSpec, Shape
-from yolo_hw.train.targets import AssignConfig, assign_targets, shape_iou
+from yolo_hw.darknet.layers import HeadSpec
+from yolo_hw.train.targets import AssignConfig, assign_in_cell, assign_targets, centre_cells, shape_iou
 
-NET = Shape(3, 64, 64)
+IMAGE = (64, 64)
 ONLY_BEST = AssignConfig(anchor_iou=1.0)
 
 
@@ -19,11 +19,13 @@ def head(*anchors, scale_x_y=1.0):
 
 def assign(rows, heads, grids, config=ONLY_BEST):
     """Return the assignments as sets of (image, anchor, row, column, target)."""
-    found = assign_targets(torch.tensor(rows, dtype=torch.float32).reshape(-1, 6), grids, heads, NET, config)
-    return [
-        set(zip(*(getattr(a, name).tolist() for name in ("image", "anchor", "row", "column", "target")), strict=True))
-        for a in found
-    ]
+    targets = torch.tensor(rows, dtype=torch.float32).reshape(-1, 6)
+    return [as_set(found) for found in assign_targets(targets, grids, heads, IMAGE, [config] * len(heads))]
+
+
+def as_set(found):
+    names = ("image", "anchor", "row", "column", "target")
+    return set(zip(*(getattr(found, name).tolist() for name in names), strict=True))
 
 
 def test_shape_overlap_of_known_boxes():
@@ -43,6 +45,46 @@ def test_best_anchor_is_sought_over_all_heads():
     found = assign(rows, [coarse, fine], [(2, 2), (4, 4)])
     # the 40-pixel object fits 48 better (0.694) than 32 (0.64)
     assert found == [{(0, 1, 1, 1, 1)}, {(0, 0, 0, 0, 0)}]
+
+
+def test_anchor_that_two_heads_list_answers_in_both():
+    """The masks of YOLOv3-tiny are 3,4,5 and 1,2,3."""
+    rows = [[0, 0, 0.1, 0.1, 16 / 64, 16 / 64]]
+    found = assign(rows, [head((16, 16), (48, 48)), head((8, 8), (16, 16))], [(2, 2), (4, 4)])
+    assert found == [{(0, 0, 0, 0, 0)}, {(0, 1, 0, 0, 0)}]
+
+
+def test_every_head_has_its_own_threshold():
+    targets = torch.tensor([[0, 0, 0.1, 0.1, 16 / 64, 16 / 64]])
+    heads = [head((16, 16), (24, 24)), head((20, 20), (64, 64))]  # overlaps 1 and 0.444, 0.64 and 0.0625
+    configs = [AssignConfig(anchor_iou=0.4), AssignConfig(anchor_iou=0.7)]
+    found = assign_targets(targets, [(4, 4), (4, 4)], heads, IMAGE, configs)
+    assert [as_set(a) for a in found] == [{(0, 0, 0, 0, 0), (0, 1, 0, 0, 0)}, set()]
+
+
+def test_anchors_are_in_pixels_of_the_image():
+    targets = torch.tensor([[0, 0, 0.1, 0.1, 0.25, 0.25]])
+    for side, anchor in ((64, 0), (128, 1)):  # 16 and 32 pixels
+        (found,) = assign_targets(targets, [(4, 4)], [head((16, 16), (32, 32))], (side, side), [ONLY_BEST])
+        assert found.anchor.tolist() == [anchor]
+
+
+def test_cells_of_centres():
+    targets = torch.tensor([[0, 0, 0.0, 0.3, 0.1, 0.1], [0, 0, 1.0, 1.0, 0.1, 0.1], [0, 0, 0.26, 0.49, 0.1, 0.1]])
+    assert centre_cells(targets, (2, 4)).tolist() == [[0, 0], [3, 1], [1, 0]]
+
+
+def test_best_shape_in_the_cell_answers_and_the_best_fitting_object_keeps_it():
+    targets = torch.tensor(
+        [
+            [0, 0, 0.30, 0.30, 0.2, 0.2],  # fits shape 0 with 0.64, and loses it to the next
+            [0, 1, 0.40, 0.40, 0.25, 0.25],  # fits shape 0 exactly
+            [0, 2, 0.45, 0.45, 0.5, 0.5],  # fits shape 1 exactly
+            [1, 0, 0.30, 0.30, 0.2, 0.2],  # alone in its image
+        ]
+    )
+    shapes = torch.tensor([[0.25, 0.25], [0.5, 0.5]]).expand(4, 2, 2)
+    assert as_set(assign_in_cell(targets, shapes, (4, 4))) == {(0, 0, 1, 1, 1), (0, 1, 1, 1, 2), (1, 0, 1, 1, 3)}
 
 
 def test_every_anchor_above_the_threshold_answers():
@@ -100,7 +142,7 @@ def test_predictions_are_unique_and_every_lonely_object_is_answered(seed):
     targets = torch.rand(count, 6, generator=generator)
     targets[:, 0] = torch.arange(count)  # one object per image
     heads = [head((10, 13), (30, 20), scale_x_y=1.5), head((40, 40), (60, 30), scale_x_y=1.5)]
-    found = assign_targets(targets, [(8, 8), (4, 4)], heads, NET, AssignConfig())
+    found = assign_targets(targets, [(8, 8), (4, 4)], heads, IMAGE, [AssignConfig()] * 2)
     answered: set[int] = set()
     for a in found:
         places = list(zip(a.image.tolist(), a.anchor.tolist(), a.row.tolist(), a.column.tolist(), strict=True))

@@ -16,11 +16,13 @@ from yolo_hw.errors import YoloHwError
 
 VERBS = {
     "info": "Show the layers of a network.",
+    "train": "Train a detector.",
     "detect": "Find objects in images.",
     "eval": "Measure accuracy on a data set.",
     "compile": "Bring a trained network into a verified FPGA bundle.",
     "verify": "Check a bundle from its files to the simulated accelerator.",
     "inspect": "Show what a bundle holds.",
+    "data": "Check, convert, split and generate data sets; find anchors.",
     "demo": "Do all of it with the embedded network.",
 }
 """Verb -> one-line help; the module is ``yolo_hw.cli.<verb>``, its command ``command``."""

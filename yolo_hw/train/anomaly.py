@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from yolo_hw.train.sync_batch_norm import SyncBatchNorm2d
+
 
 @torch.no_grad()
 def explain_loss(model: nn.Module, images: Tensor, terms: Mapping[str, Tensor]) -> str:
@@ -28,9 +30,15 @@ def explain_loss(model: nn.Module, images: Tensor, terms: Mapping[str, Tensor]) 
         return hook
 
     hooks = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if _is_leaf(module)]
+    # Batch norms over several processes would wait for the others.
+    waiting = [m for m in model.modules() if isinstance(m, (nn.SyncBatchNorm, SyncBatchNorm2d)) and m.training]
     try:
+        for module in waiting:
+            module.eval()
         model(images)
     finally:
+        for module in waiting:
+            module.train()
         for hook in hooks:
             hook.remove()
     broken = [name for name, term in terms.items() if not torch.isfinite(term)]

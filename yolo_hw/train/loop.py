@@ -3,76 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from yolo_hw.train.anomaly import explain_gradient, explain_loss
-from yolo_hw.train.batches import Batch, ImageSource, steps_per_epoch, train_batches
-from yolo_hw.train.config import Optimizer, TrainConfig
+from yolo_hw.train.batches import Batch, ImageSource, run_batches, steps_per_epoch
+from yolo_hw.train.config import Optimizer, Precision, TrainConfig
+from yolo_hw.train.distributed import World
 from yolo_hw.train.ema import AveragedModel
 from yolo_hw.train.errors import TrainError
-from yolo_hw.train.schedule import learning_rate
-
-Loss = Callable[[Any, Batch], dict[str, Tensor]]
-"""(outputs of the model, batch) to named scalars whose sum is reduced."""
-
-
-@dataclass
-class TrainState:
-    """Everything that changes during a run.
-
-    Attributes:
-        model: The model in training.
-        optimizer: Its optimiser.
-        averaged: The moving average, or None.
-        config: The options.
-        images: Number of training images.
-        steps_per_epoch: Steps of one pass.
-        step: Steps made.
-    """
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    averaged: AveragedModel | None
-    config: TrainConfig
-    images: int
-    steps_per_epoch: int
-    step: int = 0
-
-    @property
-    def total_steps(self) -> int:
-        """Steps of the whole run."""
-        return self.config.epochs * self.steps_per_epoch
-
-    @property
-    def epoch(self) -> int:
-        """Passes completed."""
-        return self.step // self.steps_per_epoch
-
-    @property
-    def best_model(self) -> nn.Module:
-        """The averaged model if there is one, else the model itself."""
-        return self.model if self.averaged is None else self.averaged.model
-
-
-class Callback:
-    """Something to do during a run; override what is needed."""
-
-    def on_start(self, state: TrainState) -> None:
-        """Before the first step; may change the state, as resuming does."""
-
-    def on_step(self, state: TrainState, terms: dict[str, float]) -> None:
-        """After every step, with its loss terms."""
-
-    def on_epoch(self, state: TrainState) -> None:
-        """After every pass over the data."""
-
-    def on_end(self, state: TrainState) -> None:
-        """After the last step, and when the run breaks off."""
+from yolo_hw.train.freeze import freeze
+from yolo_hw.train.state import Callback, TrainState
+from yolo_hw.train.step import AnyLoss, Regulariser, Stepper, shared_momentum
+from yolo_hw.train.sync_batch_norm import synchronise_batch_norms
 
 
 def fit(
@@ -80,8 +25,10 @@ def fit(
     data: ImageSource,
     config: TrainConfig,
     *,
-    loss: Loss,
+    loss: AnyLoss,
+    regularisers: Sequence[Regulariser] = (),
     callbacks: Sequence[Callback] = (),
+    world: World | None = None,
 ) -> TrainState:
     """Train a model in place.
 
@@ -89,8 +36,10 @@ def fit(
         model: Any module from images [N, C, H, W] to what `loss` takes.
         data: Labelled images, all of the size the model takes.
         config: The options.
-        loss: Named terms of a batch; their sum is reduced.
+        loss: Named terms of a batch, or several such losses; the sum is reduced.
+        regularisers: Named terms of the model, added once per step.
         callbacks: Called in order; progress, evaluation, checkpoints and resuming are callbacks.
+        world: The processes that train together (`join_world`); None is this one alone.
 
     Returns:
         The final state; `TrainState.best_model` is the model to keep.
@@ -98,33 +47,53 @@ def fit(
     Raises:
         TrainError: The loss or a gradient is not finite; names the layer.
     """
-    torch.manual_seed(config.seed)
+    state = begin(model, data, config, callbacks, world or World())
+    for callback in callbacks:
+        callback.restore(state)
+    with ExitStack() as ends:
+        for callback in reversed(callbacks):
+            ends.callback(callback.on_end, state)
+        for callback in callbacks:
+            callback.on_start(state)
+        stepper = Stepper(state, loss, regularisers)
+        parts = min(config.accumulate, max(min(config.batch, len(data)) // state.world.size, 1))
+        with shared_momentum(state.model, parts):
+            _run(state, data, stepper)
+    return state
+
+
+def begin(
+    model: nn.Module, data: ImageSource, config: TrainConfig, callbacks: Sequence[Callback], world: World
+) -> TrainState:
+    """Bring the model to its device and make the state of step 0."""
+    shares = world.size * config.accumulate
+    if config.batch % shares:
+        raise TrainError(
+            f"fit: batch must be a multiple of processes x accumulate = {world.size} x {config.accumulate}, "
+            f"got {config.batch}"
+        )
+    device = world.device(config.device)
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
-    model.to(config.device)
+    model.to(device)
     model.to(memory_format=memory_format)  # type: ignore[call-overload]
-    state = TrainState(
+    if config.sync_batch_norm and world.size > 1:
+        model = synchronise_batch_norms(model, device)
+    frozen = freeze(model, config.freeze)
+    world.share_state(model)
+    torch.manual_seed(config.seed + world.rank)
+    return TrainState(
         model,
         make_optimizer(model, config),
+        torch.amp.GradScaler(device.type, enabled=config.precision is Precision.FLOAT16),
         AveragedModel(model, config.ema_decay) if config.ema_decay else None,
         config,
         len(data),
         steps_per_epoch(data, config),
+        device,
+        world,
+        frozen,
+        tuple(callbacks),
     )
-    for callback in callbacks:
-        callback.on_start(state)
-    try:
-        while state.step < state.total_steps:
-            for batch in train_batches(data, config, state.step):
-                images = batch.images.to(device=config.device, memory_format=memory_format)
-                terms = _step(state, Batch(images, batch.targets.to(config.device)), loss)
-                for callback in callbacks:
-                    callback.on_step(state, terms)
-            for callback in callbacks:
-                callback.on_epoch(state)
-    finally:
-        for callback in callbacks:
-            callback.on_end(state)
-    return state
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -141,27 +110,24 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=nesterov)
 
 
-def _step(state: TrainState, batch: Batch, loss: Loss) -> dict[str, float]:
-    """Make one step and return the loss terms."""
-    model, optimizer, config = state.model, state.optimizer, state.config
-    rate = learning_rate(state.step, state.steps_per_epoch, config)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    model.train()
-    terms = loss(model(batch.images), batch)
-    total = torch.stack(list(terms.values())).sum()
-    if not torch.isfinite(total):
-        raise TrainError(f"step {state.step}: {explain_loss(model, batch.images, terms)}; {_ADVICE}")
-    optimizer.zero_grad(set_to_none=True)
-    total.backward()  # type: ignore[no-untyped-call]
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm or float("inf"))
-    if not torch.isfinite(norm):
-        raise TrainError(f"step {state.step}: {explain_gradient(model)}; {_ADVICE}")
-    optimizer.step()
-    if state.averaged is not None:
-        state.averaged.update(model)
-    state.step += 1
-    return {name: float(term.detach()) for name, term in terms.items()}
+def _run(state: TrainState, data: ImageSource, stepper: Stepper) -> None:
+    """Make the rest of the steps."""
+    if state.ends:
+        return
+    with closing(run_batches(data, state.config, state.step, state.world)) as batches:
+        for batch in batches:
+            _step(state, batch, stepper)
+            if state.ends and state.step % state.steps_per_epoch == 0:
+                return
 
 
-_ADVICE = "lower learning_rate, lengthen warmup_epochs or set clip_norm, and resume from the last checkpoint"
+def _step(state: TrainState, batch: Batch, stepper: Stepper) -> None:
+    """Make a step; the last one of an epoch ends it."""
+    memory_format = torch.channels_last if state.config.channels_last else torch.contiguous_format
+    images = batch.images.to(state.device, memory_format=memory_format, non_blocking=True)
+    terms = stepper(Batch(images, batch.targets.to(state.device, non_blocking=True)))
+    for callback in state.callbacks:
+        callback.on_step(state, terms)
+    if state.step % state.steps_per_epoch == 0:
+        for callback in state.callbacks:
+            callback.on_epoch(state)

@@ -1,34 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The learning rate as a function of the step: linear warm-up, then half a cosine."""
+"""The learning rate as a function of the step: linear warm-up, then one of several ways down."""
 
 from __future__ import annotations
 
 import math
 
-from yolo_hw.train.config import TrainConfig
+from yolo_hw.train.config import Schedule, TrainConfig
 
 
 def learning_rate(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
     r"""Return the learning rate of a step.
 
-    .. math:: \eta_t = \eta_{min} + \tfrac12 (\eta_{max} - \eta_{min}) (1 + \cos(\pi t / T))
+    Before step W, the end of the warm-up, it is :math:`\eta_{max} (t + 1) / W` (Goyal et al., "Accurate, Large
+    Minibatch SGD", 2017, section 2.2). Then, with p from 0 to 1 over the rest of the run,
 
-    for t steps after the warm-up of T in all (Loshchilov & Hutter, "SGDR", ICLR 2017, eq. (5) without restarts), and
-    ``(step + 1) / warm-up steps`` of the highest rate before (Goyal et al., "Accurate, Large Minibatch SGD", 2017,
-    section 2.2).
+    * cosine: :math:`\eta_{min} + \tfrac12 (\eta_{max} - \eta_{min}) (1 + \cos \pi p)` (Loshchilov & Hutter, "SGDR",
+      ICLR 2017, eq. (5) without restarts)
+    * linear: :math:`\eta_{max} + (\eta_{min} - \eta_{max}) p`
+    * multi_step: :math:`\eta_{max}` times `step_ratio` for every milestone that the share of steps made has reached
+    * constant: :math:`\eta_{max}`
 
     Args:
         step: Number of steps made before, from 0.
         steps_per_epoch: Steps of one pass over the data.
-        config: Highest and last rate, lengths.
+        config: Rates, lengths and the schedule.
 
     Returns:
         The learning rate.
     """
     warmup = round(config.warmup_epochs * steps_per_epoch)
+    highest = config.learning_rate
     if step < warmup:
-        return config.learning_rate * (step + 1) / warmup
-    total = config.epochs * steps_per_epoch - warmup
-    lowest = config.learning_rate * config.final_lr_ratio
-    phase = min((step - warmup) / max(total - 1, 1), 1.0)
-    return lowest + 0.5 * (config.learning_rate - lowest) * (1 + math.cos(math.pi * phase))
+        return highest * (step + 1) / warmup
+    total = config.epochs * steps_per_epoch
+    phase = min((step - warmup) / max(total - warmup - 1, 1), 1.0)
+    lowest = highest * config.final_lr_ratio
+    if config.schedule is Schedule.COSINE:
+        return lowest + 0.5 * (highest - lowest) * (1 + math.cos(math.pi * phase))
+    if config.schedule is Schedule.LINEAR:
+        return highest + (lowest - highest) * phase
+    if config.schedule is Schedule.MULTI_STEP:
+        passed = sum(step >= round(part * total) for part in config.milestones)
+        return highest * config.step_ratio**passed
+    return highest

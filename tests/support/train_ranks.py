@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One process of a run that torchrun starts: trains a tiny network in float64 and writes what came out of it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from support.tiny_training import detector, pictures
+from torch import nn
+
+from yolo_hw.train import CountedLoss, SaveCheckpoint, TrainConfig, fit, join_world
+
+
+class Exact(nn.Module):
+    """A network in float64."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner.double()
+
+    def forward(self, x):
+        return self.inner(x.double())
+
+
+class SquareLoss:
+    """Divided by the number of objects, which differs between the processes."""
+
+    def positives(self, batch):
+        return torch.tensor(float(len(batch.targets)))
+
+    def __call__(self, maps, batch, positives=None):
+        weight = torch.bincount(batch.targets[:, 0].long(), minlength=len(batch.images)).double()
+        total = self.positives(batch) if positives is None else positives
+        return {"square": ((maps[0] - 1).square().mean((1, 2, 3)) * weight).sum() / total}
+
+
+def mean_loss(maps, batch):
+    return {"mean": maps[0].abs().mean()}
+
+
+def weight_sum(model):
+    return {"weights": 1e-3 * torch.stack([p.square().sum() for p in model.parameters()]).sum()}
+
+
+def replace_norms(model: nn.Module) -> None:
+    """Take the batch norms out: their statistics are each part's own."""
+    for module in model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(module, name, nn.Identity())
+
+
+def main() -> None:
+    folder, accumulate, norms = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "norms"
+    torch.set_num_threads(1)
+    loss = [SquareLoss(), mean_loss]
+    assert isinstance(loss[0], CountedLoss)
+    assert not isinstance(loss[1], CountedLoss)
+    config = TrainConfig(epochs=2, batch=4, warmup_epochs=0.5, sync_batch_norm=norms, accumulate=accumulate)
+    with join_world("cpu") as world:
+        model = Exact(detector(seed=world.rank))  # process 0's weights count
+        if not norms:
+            replace_norms(model)
+        data = pictures()
+        callbacks = [SaveCheckpoint(folder / "last.pt", 1)]
+        state = fit(model, data, config, loss=loss, regularisers=[weight_sum], callbacks=callbacks, world=world)
+        seen = world.gather(world.rank)
+        if world.leads:
+            torch.save({"model": state.model.state_dict(), "ranks": seen}, folder / "result.pt")
+
+
+if __name__ == "__main__":
+    main()
