@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from yolo_hw.darknet import build_network, parse_cfg
 from yolo_hw.data.augment import LabelledImage
@@ -69,3 +70,15 @@ def pictures(count: int = 8) -> list[LabelledImage]:
         image[y : y + 10, x : x + 10] = (230, 40, 40) if label == 0 else (40, 40, 230)
         samples.append(LabelledImage(image, np.array([[x, y, x + 10.0, y + 10.0]]), np.array([label])))
     return samples
+
+
+class PerObject:
+    """A loss that is divided by the number of objects."""
+
+    def positives(self, batch):
+        return torch.tensor(float(len(batch.targets)))
+
+    def __call__(self, maps, batch, positives=None):
+        weight = torch.bincount(batch.targets[:, 0].long(), minlength=len(batch.images)).double()
+        total = self.positives(batch) if positives is None else positives
+        return {"square": (maps[0].square().mean((1, 2, 3)) * weight).sum() / total}

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
-from support.tiny_training import detector, pictures
+from support.tiny_training import PerObject, detector, pictures
 from torch import nn
 
 from yolo_hw.train import CountedLoss, SaveCheckpoint, TrainConfig, fit, join_world
@@ -22,18 +22,6 @@ class Exact(nn.Module):
 
     def forward(self, x):
         return self.inner(x.double())
-
-
-class SquareLoss:
-    """Divided by the number of objects, which differs between the processes."""
-
-    def positives(self, batch):
-        return torch.tensor(float(len(batch.targets)))
-
-    def __call__(self, maps, batch, positives=None):
-        weight = torch.bincount(batch.targets[:, 0].long(), minlength=len(batch.images)).double()
-        total = self.positives(batch) if positives is None else positives
-        return {"square": ((maps[0] - 1).square().mean((1, 2, 3)) * weight).sum() / total}
 
 
 def mean_loss(maps, batch):
@@ -55,7 +43,7 @@ def replace_norms(model: nn.Module) -> None:
 def main() -> None:
     folder, accumulate, norms = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "norms"
     torch.set_num_threads(1)
-    loss = [SquareLoss(), mean_loss]
+    loss = [PerObject(), mean_loss]
     assert isinstance(loss[0], CountedLoss)
     assert not isinstance(loss[1], CountedLoss)
     config = TrainConfig(epochs=2, batch=4, warmup_epochs=0.5, sync_batch_norm=norms, accumulate=accumulate)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.tiny_training import PerObject
 from torch import nn
 
 from yolo_hw.data.augment import NO_AUGMENTATION
@@ -35,18 +36,6 @@ class MeanSquare:
 
     def __call__(self, maps, batch):
         return {"square": maps[0].square().mean()}
-
-
-class PerObject:
-    """A loss that is divided by the number of objects."""
-
-    def positives(self, batch):
-        return torch.tensor(float(len(batch.targets)))
-
-    def __call__(self, maps, batch, positives=None):
-        weight = torch.bincount(batch.targets[:, 0].long(), minlength=len(batch.images)).double()
-        total = self.positives(batch) if positives is None else positives
-        return {"square": (maps[0].square().mean((1, 2, 3)) * weight).sum() / total}
 
 
 class Named(MeanSquare):

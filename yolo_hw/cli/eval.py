@@ -15,7 +15,7 @@ import click
 from yolo_hw.atomic import atomic_file
 from yolo_hw.cli.console import advance_all, note, print_json, print_table, progress_bar
 from yolo_hw.cli.options import FilePath, class_names, make_runner, network_options, quant_options
-from yolo_hw.data.dataset import DetectionDataset, open_dataset, split_named
+from yolo_hw.data.dataset import DetectionDataset, open_dataset
 from yolo_hw.data.preprocess import Resize
 from yolo_hw.errors import DataError
 from yolo_hw.evaluate.detector import DetectorConfig, HeadRunner
@@ -69,7 +69,7 @@ def command(**options: Any) -> None:  # noqa: ANN401
     """Measure average precision, precision, recall, F1 and milliseconds per image, in total and per class."""
     runner = make_runner(options)
     names = class_names(options["names"], runner.heads[0].classes)
-    dataset = open_dataset(options["data"], names, split=options["split"] or split_named(options["data"], "val"))
+    dataset = open_dataset(options["data"], names, split=options["split"], usual_split="val")
     for warning in dataset.warnings:
         note(f"warning: {warning}")
     if options["max_images"]:

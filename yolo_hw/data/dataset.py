@@ -24,7 +24,6 @@ __all__ = [
     "read_coco",
     "read_names",
     "read_yolo",
-    "split_named",
     "splits_of",
 ]
 
@@ -34,6 +33,7 @@ def open_dataset(
     names: Sequence[str] | None = None,
     *,
     split: str | None = None,
+    usual_split: str | None = None,
     format: str | None = None,
     strict: bool = True,
 ) -> DetectionDataset:
@@ -45,6 +45,7 @@ def open_dataset(
             BDD100K, VisDrone, DIOR and the Oxford hand set.
         names: Class names for YOLO labels that come without; all other formats bring their own.
         split: One of `splits_of`, or a list file (``.txt``) that names the images to keep; None for all images.
+        usual_split: Taken where `split` is None and the source has a part of this name.
         format: Name of the format, where the source could be several.
         strict: Raise on entries that have no meaning; else they are dropped and become findings.
 
@@ -55,22 +56,20 @@ def open_dataset(
         DataError: Nothing readable there, or an entry without meaning.
     """
     source = Path(source)
+    kind = find_format(source, format)
+    if split is None and usual_split is not None and usual_split in kind.splits(source):
+        split = usual_split
     listed = Path(split) if split is not None and split.endswith(".txt") else None
     request = Request(
         source, None if names is None else tuple(names), None if listed else split, Findings(strict=strict)
     )
-    dataset = find_format(source, format).read(request)
+    dataset = kind.read(request)
     return dataset if listed is None else _only_listed(dataset, source, listed)
 
 
 def splits_of(source: str | Path, format: str | None = None) -> tuple[str, ...]:
     """Return the parts that a source has, such as train and val; empty where it is one whole."""
     return find_format(Path(source), format).splits(Path(source))
-
-
-def split_named(source: str | Path, name: str) -> str | None:
-    """Return `name` if the source has a part of that name, else None for all images."""
-    return name if name in splits_of(source) else None
 
 
 def find_format(source: Path, name: str | None = None) -> Format:

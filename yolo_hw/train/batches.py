@@ -84,10 +84,10 @@ def batch_scale(config: TrainConfig, step: int) -> float:
 
 
 def _load(source: ImageSource, config: TrainConfig, steps: range, world: World) -> Iterator[Batch]:
-    device = torch.device(config.device)
+    device = world.device(config.device)
     loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
         _Augmented(source, config),
-        batch_sampler=_Plan(len(source), config, steps, world),
+        batch_sampler=_Plan(source, config, steps, world),
         num_workers=config.workers,
         collate_fn=_collate,
         pin_memory=device.type == "cuda",
@@ -102,8 +102,8 @@ def _load(source: ImageSource, config: TrainConfig, steps: range, world: World) 
 class _Plan(Sampler[list[_Key]]):
     """The images of every step."""
 
-    def __init__(self, images: int, config: TrainConfig, steps: range, world: World) -> None:
-        self.images = images
+    def __init__(self, source: ImageSource, config: TrainConfig, steps: range, world: World) -> None:
+        self.source = source
         self.config = config
         self.steps = steps
         self.world = world
@@ -112,12 +112,12 @@ class _Plan(Sampler[list[_Key]]):
         return len(self.steps)
 
     def __iter__(self) -> Iterator[list[_Key]]:
-        per_epoch, batch = max(self.images // self.config.batch, 1), self.config.batch
+        per_epoch, batch = steps_per_epoch(self.source, self.config), self.config.batch
         shuffled, order = -1, np.zeros(0, np.int64)
         for step in self.steps:
             epoch, place = divmod(step, per_epoch)
             if epoch != shuffled:
-                shuffled, order = epoch, np.random.default_rng([self.config.seed, epoch]).permutation(self.images)
+                shuffled, order = epoch, np.random.default_rng([self.config.seed, epoch]).permutation(len(self.source))
             chosen = order[place * batch : (place + 1) * batch]
             scale = batch_scale(self.config, step)
             yield [(epoch, int(index), scale) for index in chosen[self.world.slice(len(chosen))]]

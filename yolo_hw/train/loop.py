@@ -73,9 +73,8 @@ def begin(
             f"got {config.batch}"
         )
     device = world.device(config.device)
-    memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     model.to(device)
-    model.to(memory_format=memory_format)  # type: ignore[call-overload]
+    model.to(memory_format=memory_format_of(config))  # type: ignore[call-overload]
     if config.sync_batch_norm and world.size > 1:
         model = synchronise_batch_norms(model, device)
     frozen = freeze(model, config.freeze)
@@ -94,6 +93,11 @@ def begin(
         frozen,
         tuple(callbacks),
     )
+
+
+def memory_format_of(config: TrainConfig) -> torch.memory_format:
+    """Return how images and convolution weights lie in memory."""
+    return torch.channels_last if config.channels_last else torch.contiguous_format
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -123,9 +127,8 @@ def _run(state: TrainState, data: ImageSource, stepper: Stepper) -> None:
 
 def _step(state: TrainState, batch: Batch, stepper: Stepper) -> None:
     """Make a step; the last one of an epoch ends it."""
-    memory_format = torch.channels_last if state.config.channels_last else torch.contiguous_format
-    images = batch.images.to(state.device, memory_format=memory_format, non_blocking=True)
-    terms = stepper(Batch(images, batch.targets.to(state.device, non_blocking=True)))
+    images = batch.images.contiguous(memory_format=memory_format_of(state.config))
+    terms = stepper(Batch(images, batch.targets))
     for callback in state.callbacks:
         callback.on_step(state, terms)
     if state.step % state.steps_per_epoch == 0:

@@ -6,14 +6,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from yolo_hw.darknet.weights import read_weights
-from yolo_hw.data.dataset import DetectionDataset, open_dataset, read_names, split_named
+from yolo_hw.data.dataset import DetectionDataset, open_dataset, read_names
 from yolo_hw.errors import nearest
 from yolo_hw.evaluate import DetectionMetrics, DetectorConfig, FloatRunner, detect_dataset, evaluate_detections
 from yolo_hw.evaluate.plots import plot_evaluation
@@ -158,9 +158,9 @@ def make_model(run: DetectorRun, console: Console) -> Darknet:
 def open_data(run: DetectorRun, model: Darknet) -> tuple[DetectionDataset, DetectionDataset]:
     """Open training and validation images; class i of the model is class i of both."""
     names = None if run.names is None else read_names(run.names)
-    training = open_dataset(run.data, names, split=run.train_split or split_named(run.data, "train"))
+    training = open_dataset(run.data, names, split=run.train_split, usual_split="train")
     val = run.val or run.data
-    held_out = open_dataset(val, names, split=run.val_split or split_named(val, "val"))
+    held_out = open_dataset(val, names, split=run.val_split, usual_split="val")
     classes = {head.spec.classes for head in model.network.heads}
     for dataset, path in ((training, run.data), (held_out, val)):
         if not dataset.items:
@@ -179,8 +179,9 @@ def make_callbacks(
     run: DetectorRun, folder: Path, held_out: DetectionDataset, resume: bool, console: Console
 ) -> list[Callback]:
     """What a run does besides training, in this order; the checkpoint is last and so holds all of it."""
-    detector = DetectorConfig(resize=run.resize, nms=MEASURING.nms)
-    measure = MeasureDetector(held_out, detector, warn=lambda message: console.print(f"skipped: {message}"))
+    measure = MeasureDetector(
+        held_out, replace(MEASURING, resize=run.resize), warn=lambda message: console.print(f"skipped: {message}")
+    )
     evaluate = Evaluate(measure, run.every_epochs, run.patience, lambda s: _print(console, s))
     return [
         ShowProgress(console),
@@ -199,8 +200,7 @@ def measure_best(
     world.gather(None)  # best.pt is complete
     model = load_darknet(folder / "best.cfg", folder / "best.weights")
     runner = FloatRunner(model, str(world.device(run.train.device)))
-    detector = DetectorConfig(resize=run.resize, nms=MEASURING.nms)
-    detections = detect_dataset(runner, held_out, detector).detections
+    detections = detect_dataset(runner, held_out, replace(MEASURING, resize=run.resize)).detections
     class_map = range(len(held_out.names))
     metrics = evaluate_detections(held_out, detections, class_map)
     if world.leads:

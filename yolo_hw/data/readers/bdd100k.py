@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from yolo_hw.data.items import DetectionDataset, Findings, Flaw, Item, Row, make_item
-from yolo_hw.data.readers.format import Format, Request, check_split, inside, known_size, mentions, read_json
+from yolo_hw.data.items import DetectionDataset, Findings, Flaw, Item, Row
+from yolo_hw.data.readers.format import Format, Request, check_split, inside, mentions, read_item, read_json
 from yolo_hw.errors import DataError
 
 BDD_NAMES = (
@@ -66,9 +66,10 @@ def _images_folder(file: Path, root: Path | None, name: str) -> Path:
 
 
 def _item(file: Path, image: Path, frame: dict[str, Any], findings: Findings) -> Item:
-    size = known_size(image, findings)
-    if size is None:
-        return make_item(image, (0, 0), [], 0, findings)
+    return read_item(image, len(BDD_NAMES), findings, lambda _: _rows(file, frame, findings))
+
+
+def _rows(file: Path, frame: dict[str, Any], findings: Findings) -> list[Row]:
     rows = []
     for number, label in enumerate(frame.get("labels") or [], start=1):
         box = label.get("box2d")
@@ -84,7 +85,7 @@ def _item(file: Path, image: Path, frame: dict[str, Any], findings: Findings) ->
         crowd = ignored or bool((label.get("attributes") or {}).get("crowd", False))
         corners = (float(box["x1"]), float(box["y1"]), float(box["x2"]), float(box["y2"]))
         rows.append(Row(place, BDD_NAMES.index(name), corners, crowd))
-    return make_item(image, size, rows, len(BDD_NAMES), findings)
+    return rows
 
 
 def _label_files(folder: Path) -> list[Path]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from yolo_hw.data.image import IMAGE_SUFFIXES, image_size
-from yolo_hw.data.items import DetectionDataset, Findings, Flaw
+from yolo_hw.data.items import DetectionDataset, Findings, Flaw, Item, Row, make_item
 from yolo_hw.errors import DataError
 
 MAX_JSON_BYTES = 2 << 30
@@ -119,6 +119,55 @@ def known_size(image: Path, findings: Findings) -> tuple[int, int] | None:
         reason = str(error).removeprefix(f"{image}: ")
         findings.add(Flaw.BAD_IMAGE, str(image), f"{reason}; its labels are not used")
         return None
+
+
+def read_item(image: Path, classes: int, findings: Findings, rows: Callable[[tuple[int, int]], Sequence[Row]]) -> Item:
+    """Return an image with the entries that `rows` gives for its (height, width).
+
+    An image that cannot be read has no entries, with a finding, and `rows` is not asked.
+    """
+    size = known_size(image, findings)
+    if size is None:
+        return make_item(image, (0, 0), [], 0, findings)
+    return make_item(image, size, rows(size), classes, findings)
+
+
+def rows_of_lines(labels: Path, what: str, row_of: Callable[[str, str], Row | None]) -> list[Row]:
+    """Return the entries of a text file with one in a line.
+
+    Args:
+        labels: The file.
+        what: What it holds, for messages.
+        row_of: (place, line) to the entry, or None where it has none.
+    """
+    rows = [
+        row_of(f"{labels}:{number}", line)
+        for number, line in enumerate(read_lines(labels, what), start=1)
+        if line.strip()
+    ]
+    return [row for row in rows if row is not None]
+
+
+def annotated_images(request: Request, parts: Mapping[str, Path], suffix: str) -> Iterator[tuple[Path, Path]]:
+    """Yield (image, annotation) of the parts that are asked for: folders with ``images`` and ``annotations``.
+
+    Args:
+        request: Its split is the name of a part.
+        parts: Folders by name.
+        suffix: Of an annotation.
+
+    Raises:
+        DataError: There is no annotation.
+    """
+    found = False
+    for name, folder in parts.items():
+        if request.split in (None, name):
+            images = images_by_stem(folder / "images")
+            for annotation in sorted((folder / "annotations").glob(f"*{suffix}")):
+                found = True
+                yield images.get(annotation.stem, folder / "images" / f"{annotation.stem}.jpg"), annotation
+    if not found:
+        raise DataError(f"{request.path}: no annotation to read")
 
 
 def images_by_stem(folder: Path) -> dict[str, Path]:

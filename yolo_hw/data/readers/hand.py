@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from yolo_hw.data.items import DetectionDataset, Findings, Flaw, Item, Row, make_item
-from yolo_hw.data.readers.format import Format, Request, check_split, images_by_stem, known_size, read_bytes
+from yolo_hw.data.items import DetectionDataset, Findings, Flaw, Item, Row
+from yolo_hw.data.readers.format import Format, Request, annotated_images, check_split, read_bytes, read_item
 from yolo_hw.errors import DataError
 
 HAND_NAMES = ("hand",)
@@ -39,16 +39,9 @@ def splits(path: Path) -> tuple[str, ...]:
 def read(request: Request) -> DetectionDataset:
     """Read the annotations of one folder, or of all."""
     check_split(request, splits(request.path))
-    items: list[Item] = []
-    for name, folder in _parts(request.path).items():
-        if request.split in (None, name):
-            images = images_by_stem(folder / "images")
-            for file in sorted((folder / "annotations").glob("*.mat")):
-                image = images.get(file.stem, folder / "images" / f"{file.stem}.jpg")
-                items.append(_item(image, file, request.findings))
-    if not items:
-        raise DataError(f"{request.path}: no annotation to read")
-    return DetectionDataset(HAND_NAMES, tuple(items), tuple(request.findings.found))
+    images = annotated_images(request, _parts(request.path), ".mat")
+    items = tuple(_item(image, file, request.findings) for image, file in images)
+    return DetectionDataset(HAND_NAMES, items, tuple(request.findings.found))
 
 
 def _parts(path: Path) -> dict[str, Path]:
@@ -62,9 +55,10 @@ def _is_part(path: Path) -> bool:
 
 
 def _item(image: Path, file: Path, findings: Findings) -> Item:
-    size = known_size(image, findings)
-    if size is None:
-        return make_item(image, (0, 0), [], 0, findings)
+    return read_item(image, len(HAND_NAMES), findings, lambda _: _rows(file, findings))
+
+
+def _rows(file: Path, findings: Findings) -> list[Row]:
     rows = []
     try:
         for number, corners in enumerate(_rectangles(file), start=1):
@@ -73,7 +67,7 @@ def _item(image: Path, file: Path, findings: Findings) -> Item:
             rows.append(Row(f"{file}: box {number}", 0, (float(x1), float(y1), float(x2), float(y2))))
     except DataError as error:
         findings.refuse(Flaw.MALFORMED, str(file), str(error).removeprefix(f"{file}: "))
-    return make_item(image, size, rows, len(HAND_NAMES), findings)
+    return rows
 
 
 def _rectangles(file: Path) -> list[np.ndarray[Any, np.dtype[np.float64]]]:

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from yolo_hw.data.items import EVERY_CLASS, DetectionDataset, Findings, Flaw, Item, Row, make_item
+from yolo_hw.data.items import EVERY_CLASS, DetectionDataset, Findings, Flaw, Item, Row
 from yolo_hw.data.readers.format import (
     Format,
     Request,
     check_split,
     images_by_stem,
     inside,
-    known_size,
     listed_stems,
-    read_lines,
+    read_item,
+    rows_of_lines,
 )
 from yolo_hw.errors import DataError
 
@@ -60,15 +60,10 @@ def read(request: Request) -> DetectionDataset:
 
 
 def _item(image: Path, labels: Path, findings: Findings) -> Item:
-    size = known_size(image, findings)
-    if size is None:
-        return make_item(image, (0, 0), [], 0, findings)
-    rows = [
-        row
-        for number, line in enumerate(read_lines(labels, "labels"), start=1)
-        if line.strip() and (row := _row(f"{labels}:{number}", line, findings)) is not None
-    ]
-    return make_item(image, size, rows, len(KITTI_NAMES), findings)
+    def rows(_: tuple[int, int]) -> list[Row]:
+        return rows_of_lines(labels, "labels", lambda place, line: _row(place, line, findings))
+
+    return read_item(image, len(KITTI_NAMES), findings, rows)
 
 
 def _row(place: str, line: str, findings: Findings) -> Row | None:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from yolo_hw.data.items import EVERY_CLASS, DetectionDataset, Findings, Flaw, Item, Row, make_item
-from yolo_hw.data.readers.format import Format, Request, check_split, images_by_stem, known_size, read_lines
-from yolo_hw.errors import DataError
+from yolo_hw.data.items import EVERY_CLASS, DetectionDataset, Findings, Flaw, Item, Row
+from yolo_hw.data.readers.format import Format, Request, annotated_images, check_split, read_item, rows_of_lines
 
 VISDRONE_NAMES = tuple("pedestrian people bicycle car van truck tricycle awning-tricycle bus motor".split())
 IGNORED_REGION, OTHERS = 0, 11
@@ -31,16 +30,9 @@ def splits(path: Path) -> tuple[str, ...]:
 def read(request: Request) -> DetectionDataset:
     """Read the annotations of one folder, or of all."""
     check_split(request, splits(request.path))
-    items: list[Item] = []
-    for name, folder in sorted(_parts(request.path).items()):
-        if request.split in (None, name):
-            images = images_by_stem(folder / "images")
-            for labels in sorted((folder / "annotations").glob("*.txt")):
-                image = images.get(labels.stem, folder / "images" / f"{labels.stem}.jpg")
-                items.append(_item(image, labels, request.findings))
-    if not items:
-        raise DataError(f"{request.path}: no annotation to read")
-    return DetectionDataset(VISDRONE_NAMES, tuple(items), tuple(request.findings.found))
+    images = annotated_images(request, dict(sorted(_parts(request.path).items())), ".txt")
+    items = tuple(_item(image, labels, request.findings) for image, labels in images)
+    return DetectionDataset(VISDRONE_NAMES, items, tuple(request.findings.found))
 
 
 def _parts(path: Path) -> dict[str, Path]:
@@ -62,15 +54,10 @@ def _is_part(path: Path) -> bool:
 
 
 def _item(image: Path, labels: Path, findings: Findings) -> Item:
-    size = known_size(image, findings)
-    if size is None:
-        return make_item(image, (0, 0), [], 0, findings)
-    rows = [
-        row
-        for number, line in enumerate(read_lines(labels, "annotations"), start=1)
-        if line.strip() and (row := _row(f"{labels}:{number}", line, findings)) is not None
-    ]
-    return make_item(image, size, rows, len(VISDRONE_NAMES), findings)
+    def rows(_: tuple[int, int]) -> list[Row]:
+        return rows_of_lines(labels, "annotations", lambda place, line: _row(place, line, findings))
+
+    return read_item(image, len(VISDRONE_NAMES), findings, rows)
 
 
 def _row(place: str, line: str, findings: Findings) -> Row | None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from yolo_hw.data.image import IMAGE_SUFFIXES, find_images
-from yolo_hw.data.items import DetectionDataset, Findings, Flaw, Item, Row, make_item
-from yolo_hw.data.readers.format import Format, Request, check_split, known_size, read_lines
+from yolo_hw.data.items import DetectionDataset, Findings, Flaw, Item, Row
+from yolo_hw.data.readers.format import Format, Request, check_split, read_item, rows_of_lines
 from yolo_hw.errors import DataError
 
 IMAGE_FOLDERS = ("images", "JPEGImages")
@@ -95,16 +95,17 @@ def label_path(image: Path) -> Path:
 
 def _item(path: Path, classes: int | None, findings: Findings) -> Item:
     labels = label_path(path)
-    rows: list[Row] = []
-    size = known_size(path, findings)
-    if size is None:
-        return make_item(path, (0, 0), rows, 0, findings)
-    if labels.is_file():
-        for number, line in enumerate(read_lines(labels, "labels"), start=1):
-            if line.strip():
-                row = _row(f"{labels}:{number}", line, size, findings)
-                rows += [row] if row is not None and _known(row, classes, findings) else []
-    return make_item(path, size, rows, 0, findings)
+
+    def rows(size: tuple[int, int]) -> list[Row]:
+        if not labels.is_file():
+            return []
+        return rows_of_lines(labels, "labels", lambda place, line: row_of(place, line, size))
+
+    def row_of(place: str, line: str, size: tuple[int, int]) -> Row | None:
+        row = _row(place, line, size, findings)
+        return row if row is not None and _known(row, classes, findings) else None
+
+    return read_item(path, 0, findings, rows)
 
 
 def _known(row: Row, classes: int | None, findings: Findings) -> bool:
