@@ -28,6 +28,10 @@ class DataError(YoloHwError):
     """An image, a label file or a data set that cannot be used."""
 
 
+class PruneError(YoloHwError):
+    """A pruning option that names nothing, or a request that no choice of channels can meet."""
+
+
 class QuantError(YoloHwError):
     """A quantisation option or a network that has no valid integer form under it."""
 

@@ -2,13 +2,29 @@
 """Networks whose size and cost their authors published: floats of the weights file, operations, strides."""
 
 import pytest
-from support.networks import build, yolov2, yolov3, yolov3_tiny, yolov4, yolov4_tiny
+from support.data import real_network
+from support.networks import (
+    build,
+    yolov2,
+    yolov2_tiny,
+    yolov3,
+    yolov3_mobilenet,
+    yolov3_spp,
+    yolov3_tiny,
+    yolov4,
+    yolov4_tiny,
+)
+from support.yolo_fastest import yolo_fastest
+
+from yolo_hw.darknet import load_network
 
 # Sizes of the released weights files in bytes: (size - header) / 4 floats. Billions of operations (2 per
-# multiply-accumulate) at 416x416, YOLOv4 at 608x608, as the authors' tables and `darknet` print them.
+# multiply-accumulate) at 416x416, YOLOv4 and YOLOv3-SPP at 608x608, as the authors' tables and `darknet` print them.
 PUBLISHED = {
     yolov2: (203_934_260, 16, 29.47),
+    yolov2_tiny: (44_948_596, 16, 5.41),
     yolov3: (248_007_048, 20, 65.86),
+    yolov3_spp: (252_209_544, 20, 141.45),
     yolov3_tiny: (35_434_956, 20, 5.56),
     yolov4: (257_717_640, 20, 128.46),
     yolov4_tiny: (24_251_276, 20, 6.91),
@@ -28,6 +44,20 @@ def test_operations_are_the_published_ones(make):
     assert 2e-9 * build(make()).macs == pytest.approx(billions, rel=2e-3)
 
 
+def test_yolo_fastest_has_the_layers_of_the_released_cfg():
+    released, ours = load_network(real_network("yolo-fastest-1.1")[0]), build(yolo_fastest())
+    assert 20 + 4 * ours.num_params == 1_384_268
+    assert ours.macs == released.macs
+    assert [(a.kind, a.shape, a.inputs) for a in ours.layers] == [(a.kind, a.shape, a.inputs) for a in released.layers]
+
+
+def test_yolov3_on_mobilenet_squeezes_where_its_paper_does():
+    layers = build(yolov3_mobilenet()).layers
+    assert [layer.shape.c for layer in layers if layer.kind == "se"] == [72, 120, 120, 480, 672, 672, 960, 960]
+    depthwise = [layer for layer in layers if getattr(layer, "depthwise", False)]
+    assert [layer.size for layer in depthwise] == [3] * 3 + [5] * 3 + [3] * 6 + [5] * 3
+
+
 def test_yolov3_has_the_published_trainable_parameters():
     trainable = [p.numel for layer in build(yolov3()).layers for p in layer.params if p.role not in ("mean", "var")]
     assert sum(trainable) == 61_949_149
@@ -37,7 +67,11 @@ def test_yolov3_has_the_published_trainable_parameters():
     ("make", "strides"),
     [
         (yolov2, [32]),
+        (yolov2_tiny, [32]),
         (yolov3, [32, 16, 8]),
+        (yolov3_spp, [32, 16, 8]),
+        (yolov3_mobilenet, [32, 16, 8]),
+        (yolo_fastest, [32, 16]),
         (yolov3_tiny, [32, 16]),
         (yolov4, [8, 16, 32]),
         (yolov4_tiny, [32, 16]),

@@ -78,29 +78,103 @@ def yolov2(size: int = 416, classes: int = 80) -> str:
     return cfg.text()
 
 
-def yolov3(size: int = 416, classes: int = 80) -> str:
-    """YOLOv3: Darknet-53 and three heads."""
+def yolov2_tiny(size: int = 416, classes: int = 80) -> str:
+    """YOLOv2-tiny for COCO, with the pool of size 2 and stride 1."""
     cfg = CfgWriter(size, size)
+    for i, filters in enumerate((16, 32, 64, 128, 256, 512)):
+        cfg.conv(filters, 3)
+        cfg.section("maxpool", size=2, stride=2 if i < 5 else 1)
+    cfg.conv(1024, 3)
+    cfg.conv(512, 3)
+    cfg.conv(5 * (5 + classes), activation="linear", batch_normalize=0)
+    cfg.section("region", anchors=YOLOV2_ANCHORS, bias_match=1, classes=classes, coords=4, num=5, softmax=1, rescore=1)
+    return cfg.text()
+
+
+def _darknet53(cfg: CfgWriter) -> tuple[int, int]:
+    """Darknet-53 without its classifier; returns the ends of the stages of stride 8 and 16."""
     cfg.conv(32, 3)
-    stages = []
+    ends = []
     for filters, blocks in [(64, 1), (128, 2), (256, 8), (512, 8), (1024, 4)]:
         cfg.conv(filters, 3, 2)
         for _ in range(blocks):
             cfg.conv(filters // 2)
             cfg.conv(filters, 3)
-            stages_end = cfg.section("shortcut", from_=-3, activation="linear")
-        stages.append(stages_end)
-    for filters, mask, skip in [(512, [6, 7, 8], None), (256, [3, 4, 5], stages[3]), (128, [0, 1, 2], stages[2])]:
+            end = cfg.section("shortcut", from_=-3, activation="linear")
+        ends.append(end)
+    return ends[2], ends[3]
+
+
+def _spatial_pyramid(cfg: CfgWriter) -> None:
+    """Pools of three windows beside the map itself."""
+    for i, window in enumerate((5, 9, 13)):
+        if i:
+            cfg.route(-2 * i)
+        cfg.section("maxpool", stride=1, size=window)
+    cfg.route(-1, -3, -5, -6)
+
+
+def _yolov3_heads(cfg: CfgWriter, skips: tuple[int, int], classes: int, *, spp: bool = False) -> str:
+    """The three scales of YOLOv3 on a backbone's last map and its maps of stride 8 and 16."""
+    for filters, mask, skip in [(512, [6, 7, 8], None), (256, [3, 4, 5], skips[1]), (128, [0, 1, 2], skips[0])]:
         if skip is not None:
             cfg.route(-4)
             cfg.conv(filters)
             cfg.section("upsample", stride=2)
             cfg.route(-1, skip)
-        for _ in range(3):
+        elif spp:
+            _alternate(cfg, filters, 3)
+            _spatial_pyramid(cfg)
+        for _ in range(2 if spp and skip is None else 3):
             cfg.conv(filters)
             cfg.conv(2 * filters, 3)
         cfg.yolo(mask, classes, YOLOV3_ANCHORS)
     return cfg.text()
+
+
+def yolov3(size: int = 416, classes: int = 80) -> str:
+    """YOLOv3: Darknet-53 and three heads."""
+    cfg = CfgWriter(size, size)
+    return _yolov3_heads(cfg, _darknet53(cfg), classes)
+
+
+def yolov3_spp(size: int = 608, classes: int = 80) -> str:
+    """YOLOv3 with a spatial pyramid before the first head."""
+    cfg = CfgWriter(size, size)
+    return _yolov3_heads(cfg, _darknet53(cfg), classes, spp=True)
+
+
+MOBILENET_V3_LARGE = (
+    # kernel, expanded, out, squeeze and excite, activation, stride
+    (3, 16, 16, False, "relu", 1), (3, 64, 24, False, "relu", 2), (3, 72, 24, False, "relu", 1),
+    (5, 72, 40, True, "relu", 2), (5, 120, 40, True, "relu", 1), (5, 120, 40, True, "relu", 1),
+    (3, 240, 80, False, "h_swish", 2), (3, 200, 80, False, "h_swish", 1), (3, 184, 80, False, "h_swish", 1),
+    (3, 184, 80, False, "h_swish", 1), (3, 480, 112, True, "h_swish", 1), (3, 672, 112, True, "h_swish", 1),
+    (5, 672, 160, True, "h_swish", 2), (5, 960, 160, True, "h_swish", 1), (5, 960, 160, True, "h_swish", 1),
+)  # fmt: skip
+"""Howard et al., "Searching for MobileNetV3", ICCV 2019, table 1."""
+
+
+def yolov3_mobilenet(size: int = 416, classes: int = 80) -> str:
+    """The heads of YOLOv3 on MobileNetV3-large, in ``[depthwise]`` and ``[se]`` sections."""
+    cfg = CfgWriter(size, size)
+    last, channels, ends = cfg.conv(16, 3, 2, "h_swish"), 16, {}
+    for kernel, expanded, filters, squeezes, activation, stride in MOBILENET_V3_LARGE:
+        if stride == 2:
+            ends[channels] = last
+        if expanded != channels:
+            cfg.conv(expanded, activation=activation)
+        cfg.section(
+            "depthwise", batch_normalize=1, filters=expanded, size=kernel, stride=stride, pad=1, activation=activation
+        )
+        if squeezes:
+            cfg.section("se", reduction=4)
+        end = cfg.conv(filters, activation="linear")
+        if stride == 1 and filters == channels:
+            end = cfg.section("shortcut", from_=last - end - 1, activation="linear")
+        last, channels = end, filters
+    cfg.conv(960, activation="h_swish")
+    return _yolov3_heads(cfg, (ends[40], ends[112]), classes)
 
 
 def yolov3_tiny(size: int = 416, classes: int = 80) -> str:
@@ -153,11 +227,7 @@ def yolov4(size: int = 608, classes: int = 80) -> str:
     cfg.conv(32, 3, activation="mish")
     stages = [_csp_stage(cfg, *stage) for stage in [(64, 1), (128, 2), (256, 8), (512, 8), (1024, 4)]]
     _alternate(cfg, 512, 3)
-    for i, window in enumerate((5, 9, 13)):
-        if i:
-            cfg.route(-2 * i)
-        cfg.section("maxpool", stride=1, size=window)
-    cfg.route(-1, -3, -5, -6)
+    _spatial_pyramid(cfg)
     tops = [_alternate(cfg, 512, 3)]
     for filters, skip in [(256, stages[3]), (128, stages[2])]:
         cfg.conv(filters)
