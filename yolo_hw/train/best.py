@@ -40,9 +40,10 @@ def write_detector(stem: Path, model: Darknet, names: Sequence[str] = (), seen: 
 
     `seen` is the number of training images that the header of the weights tells.
     """
+    cfg, weights, listed = (stem.with_name(f"{stem.name}{end}") for end in (".cfg", ".weights", ".names"))
     if names:
-        with atomic_file(stem.with_suffix(".names")) as temporary:
+        with atomic_file(listed) as temporary:
             temporary.write_text("".join(f"{name}\n" for name in names), "utf-8")
-    with atomic_file(stem.with_suffix(".cfg")) as temporary:
+    with atomic_file(cfg) as temporary:
         temporary.write_text(model.network.cfg, "utf-8")
-    write_weights(stem.with_suffix(".weights"), model.network, model.to_weights(Header(seen=seen)))
+    write_weights(weights, model.network, model.to_weights(Header(seen=seen)))

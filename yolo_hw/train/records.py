@@ -43,8 +43,7 @@ class RecordResults(Callback):
     def on_start(self, state: TrainState) -> None:
         """Start the clock, and open the events."""
         self._began = time.perf_counter() - self._seconds
-        if state.world.leads and HAS_TENSORBOARD:
-            self._events = SummaryWriter(str(self.folder), purge_step=state.epoch + 1)
+        self._events = open_events(self.folder, state)
 
     def on_step(self, state: TrainState, terms: dict[str, float]) -> None:
         """Add the losses of a step."""
@@ -83,6 +82,13 @@ class RecordResults(Callback):
         """Go on with the rows."""
         self.rows, self._sums = list(state["rows"]), dict(state["sums"])
         self._steps, self._seconds = state["steps"], state["seconds"]
+
+
+def open_events(folder: Path, state: TrainState) -> Any:  # noqa: ANN401 - torch's writer has no types
+    """Return a writer of TensorBoard events from the next epoch on; None without TensorBoard or if others lead."""
+    if not (state.world.leads and HAS_TENSORBOARD):
+        return None
+    return SummaryWriter(str(folder), purge_step=state.epoch + 1)
 
 
 def write_table(path: Path, rows: list[Row]) -> None:

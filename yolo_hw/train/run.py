@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from yolo_hw.train.report import write_report
 from yolo_hw.train.run_options import DetectorRun, write_run
 from yolo_hw.train.sources import CachedImages, DatasetImages, FittedImages
 from yolo_hw.train.state import Callback, TrainState
+from yolo_hw.train.step import Regulariser
 
 PICTURED_BATCHES = 3
 CHECKPOINT_SUFFIX = ".pt"
@@ -58,8 +59,31 @@ class TrainedDetector:
     metrics: DetectionMetrics
 
 
+@dataclass(frozen=True)
+class Extra:
+    """What a caller adds to a run, such as a penalty or masks.
+
+    Attributes:
+        callback: Called before those that measure and save.
+        regulariser: Added to the loss once per step, or None.
+    """
+
+    callback: Callback
+    regulariser: Regulariser | None = None
+
+
+MakeExtras = Callable[[Darknet, Mapping[str, str], Path], Sequence[Extra]]
+"""(model, `DetectorRun.extras`, folder of the run) to what is added to the run; raises for a name it does not know."""
+
+
 def train_detector(
-    run: DetectorRun, folder: Path, *, resume: bool = False, world: World = ALONE, console: Console | None = None
+    run: DetectorRun,
+    folder: Path,
+    *,
+    resume: bool = False,
+    world: World = ALONE,
+    console: Console | None = None,
+    make_extras: MakeExtras | None = None,
 ) -> TrainedDetector:
     """Train a detector and write everything about it into a folder.
 
@@ -69,6 +93,7 @@ def train_detector(
         resume: Go on with the run in `folder` where its ``last.pt`` stopped.
         world: The processes that train together.
         console: Where progress goes.
+        make_extras: Turns `run.extras` into callbacks and regularisers.
 
     Returns:
         The fittest model and its figures; process 0 has written ``args.toml``, ``results.csv``, ``results.png``,
@@ -76,7 +101,7 @@ def train_detector(
         curves, the confusion matrix and ``report.md``.
 
     Raises:
-        TrainError: The folder is taken, or the run cannot go on.
+        TrainError: The folder is taken, the run cannot go on, or it has extras and nothing makes them.
         YoloHwError: The network, the weights or the data cannot be read.
     """
     console = console if console is not None and world.leads else Console(stderr=True, quiet=not world.leads)
@@ -86,20 +111,30 @@ def train_detector(
     model = make_model(run, console)
     loss = detection_loss(model.network, **loss_options(model, run.loss))
     freeze(model, run.train.freeze)
+    extras = _extras(run, model, folder, make_extras)
     training, held_out = open_data(run, model)
     fitted = FittedImages(DatasetImages(training), model.network.input, run.resize)
     source = CachedImages(fitted, run.cache_bytes // world.size)
     world.lead(lambda: prepare_folder(folder, run, resume, console))
     if world.leads:
         draw_data(folder, source, run, training, held_out)
-    callbacks = make_callbacks(run, folder, held_out, resume, console)
-    state = fit(model, source, run.train, loss=loss, callbacks=callbacks, world=world)
+    callbacks = [*(extra.callback for extra in extras), *make_callbacks(run, folder, held_out, resume, console)]
+    regularisers = [extra.regulariser for extra in extras if extra.regulariser is not None]
+    state = fit(model, source, run.train, loss=loss, regularisers=regularisers, callbacks=callbacks, world=world)
     if state.stop:
         console.print(f"stopped: {state.stop}")
     trained = TrainedDetector(state, *measure_best(run, folder, held_out, world))
     if world.leads:
         write_report(folder, run, trained.state, trained.metrics, time.perf_counter() - began)
     return trained
+
+
+def _extras(run: DetectorRun, model: Darknet, folder: Path, make: MakeExtras | None) -> Sequence[Extra]:
+    if not run.extras:
+        return ()
+    if make is None:
+        raise TrainError(f"train_detector: the run has extras ({', '.join(run.extras)}), so make_extras must be given")
+    return make(model, run.extras, folder)
 
 
 def prepare_folder(folder: Path, run: DetectorRun, resume: bool, console: Console) -> None:

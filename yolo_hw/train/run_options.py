@@ -57,6 +57,8 @@ class DetectorRun:
     """Steps between saves within an epoch."""
     loss: dict[str, float | str] = field(default_factory=dict)
     """Fields of `LossConfig` or `RegionConfig` that replace what the cfg's heads say."""
+    extras: dict[str, str] = field(default_factory=dict)
+    """Options of what the caller of `train_detector` adds to the run, by name; a resumed run has the same."""
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
