@@ -24,6 +24,8 @@ from benchmarks import (
     losses,
     memory,
     observers,
+    prune_rivals,
+    seed_rows,
     sparse_conv,
     train_step,
 )
@@ -46,6 +48,8 @@ STUDIES: dict[str, Callable[[Path], None]] = {
     "input_pipeline": input_pipeline.main,
     "accuracy": accuracy.main,
     "observers": observers.main,
+    "seed_rows": seed_rows.main,
+    "prune_rivals": prune_rivals.main,
 }
 """Not timed; each writes a file of its own."""
 

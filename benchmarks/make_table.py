@@ -19,7 +19,12 @@ from benchmarks.record import RESULTS
 from benchmarks.speed_tables import SPEED_TABLES, speed_table
 
 ROOT = RESULTS.parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "docs" / "results.md",
+    ROOT / "docs" / "results" / "seed_rows.md",
+    ROOT / "docs" / "results" / "prune_rivals.md",
+)
 BLOCK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -86,8 +91,77 @@ def input_pipeline() -> str:
     return table(("images per second", *(f"{count} workers" for count in workers)), body)
 
 
+def seed_yolov3() -> str:
+    """KITTI YOLOv3 at each ratio: published, bounds of the ratio, and with the published dead filters."""
+    kinds = ("published", "ratio_agreeing", "ratio_independent", "ratio_fpgm", "ratio_fpgm_dead")
+    rows = [
+        (row["ratio"], *(f"{row[f'{kind}_params']:,}" for kind in kinds), row["dead_by_training"])
+        for row in _load("seed_rows")["rows"]
+        if row["network"] == "yolov3-kitti"
+    ]
+    shares = [
+        (f"{row['ratio']}, operations", *(f"{_percent(row[f'{kind}_share'])} %" for kind in kinds), "")
+        for row in _load("seed_rows")["rows"]
+        if row["network"] == "yolov3-kitti"
+    ]
+    head = (
+        "ratio, parameters",
+        "published",
+        "ratio alone, layers agree",
+        "independent",
+        "random weights",
+        "and the dead filters",
+        "dead filters",
+    )
+    return table(head, [*rows, *shares])
+
+
+def seed_resnets() -> str:
+    """ResNets: published and with random weights."""
+    rows = [
+        (
+            f"{row['network']}, {row['ratio']}, {row['method']}",
+            row["published_mflops"],
+            row["mflops"],
+            row["published_mparams"],
+            row["mparams"],
+        )
+        for row in _load("seed_rows")["rows"]
+        if "method" in row
+    ]
+    return table(("network, ratio, method", "FLOPs", "ours", "parameters", "ours"), rows)
+
+
+def prune_rivals() -> str:
+    """Torch-Pruning and this library."""
+    rows = []
+    for row in _load("prune_rivals")["rows"]:
+        if "failed" in row:
+            rows.append((row["model"], row["candidate"], "fails", "", "", "", ""))
+        elif "cpu_s" in row:
+            errors = (row["error_without_constants"], row["error_with_constants"])
+            times = (f"{row['cpu_s']:.2f} s", f"{row['median_s']:.2f} s")
+            rows.append(
+                (row["model"], row["candidate"], *times, row["irregular"], *(f"{error:.1e}" for error in errors))
+            )
+    head = ("model", "library", "CPU time", "elapsed", "irregular layers", "error, zeroed", "error, constants kept")
+    return table(head, rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
-    **{function.__name__: function for function in (accuracy, observers, memory, engine_memory, input_pipeline)},
+    **{
+        function.__name__: function
+        for function in (
+            accuracy,
+            observers,
+            memory,
+            engine_memory,
+            input_pipeline,
+            seed_yolov3,
+            seed_resnets,
+            prune_rivals,
+        )
+    },
     **{name: partial(speed_table, name) for name in SPEED_TABLES},
 }
 

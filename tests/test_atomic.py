@@ -131,3 +131,29 @@ def test_permissions_follow_the_umask(tmp_path):
         os.umask(old)
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
     assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o750
+
+
+@pytest.mark.parametrize("shared", ["temporary", "home"])
+def test_a_folder_that_others_share_is_not_replaced_though_it_holds_the_marker(tmp_path, monkeypatch, shared):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    target = tmp_path / shared
+    write_files = {MARKER: "old", "precious": "old"}
+    for name, text in write_files.items():
+        target.mkdir(exist_ok=True)
+        (target / name).write_text(text)
+    with pytest.raises(OutputError, match="must be a folder of its own"):
+        write_folder(target, "new")
+    assert {path.name: path.read_text() for path in target.iterdir()} == write_files
+
+
+def test_a_folder_with_entries_of_others_is_not_replaced(tmp_path):
+    target = tmp_path / "folder"
+    write_folder(target, "old")
+    (target / "precious").write_text("old")
+    with (
+        pytest.raises(OutputError, match="the folder holds precious, which is no result of this command"),
+        atomic_folder(target, marker=MARKER, is_own=lambda entry: entry.name == MARKER),
+    ):
+        raise AssertionError("must be refused before anything is written")
+    assert (target / "precious").read_text() == "old"

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from yolo_hw.nn import non_maximum_suppression as non_maximum_suppression
     from yolo_hw.pipeline import CompileConfig as CompileConfig
     from yolo_hw.pipeline import compile_network as compile_network
+    from yolo_hw.prune import PruneConfig as PruneConfig
+    from yolo_hw.prune import plan_pruning as plan_pruning
+    from yolo_hw.prune import prune_model as prune_model
+    from yolo_hw.prune import prune_module as prune_module
     from yolo_hw.quant import Observer as Observer
     from yolo_hw.quant import Override as Override
     from yolo_hw.quant import QuantConfig as QuantConfig
@@ -53,6 +57,7 @@ _MODULES = {
     "yolo_hw.intgraph.engine": ("Engine",),
     "yolo_hw.nn": ("Darknet", "load_darknet", "non_maximum_suppression"),
     "yolo_hw.pipeline": ("CompileConfig", "compile_network"),
+    "yolo_hw.prune": ("PruneConfig", "plan_pruning", "prune_model", "prune_module"),
     "yolo_hw.quant": ("Observer", "Override", "QuantConfig", "quantise_model"),
     "yolo_hw.train": ("DetectorRun", "TrainConfig", "YoloLoss", "detection_loss", "fit", "train_detector"),
 }

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -31,18 +31,19 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: str | Path, *, marker: str) -> Iterator[Path]:
+def atomic_folder(path: str | Path, *, marker: str, is_own: Callable[[Path], bool] | None = None) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it takes the place of `path`.
 
     Args:
         path: The folder to write.
         marker: A file that every such folder holds (see `check_replaceable`).
+        is_own: Whether a file may be replaced with it.
 
     Raises:
         OutputError: `path` holds something else.
     """
     path = Path(path)
-    check_replaceable(path, marker)
+    check_replaceable(path, marker, is_own)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
@@ -74,12 +75,13 @@ def _exchange(new: Path, path: Path) -> None:
     shutil.rmtree(aside)
 
 
-def check_replaceable(path: Path, marker: str) -> None:
+def check_replaceable(path: Path, marker: str, is_own: Callable[[Path], bool] | None = None) -> None:
     """Check that a folder can be written to `path` and that this destroys nothing but an older folder of its kind.
 
     Args:
-        path: Missing, an empty folder, or a folder that holds `marker`.
+        path: Missing, an empty folder, or a folder that holds `marker`; no folder that others share.
         marker: File name that tells the kind.
+        is_own: Whether an entry of an older folder belongs to it; None trusts the marker.
 
     Raises:
         OutputError: `path` is something else, or no folder can be made there.
@@ -87,12 +89,20 @@ def check_replaceable(path: Path, marker: str) -> None:
     _check_writable(path)
     if path.resolve() in (Path.cwd(), *Path.cwd().parents):
         raise OutputError(f"{path}: the output must be a folder of its own, not one that the current folder lies in")
+    if path.resolve() in (Path(tempfile.gettempdir()).resolve(), Path.home().resolve()) or os.path.ismount(path):
+        raise OutputError(f"{path}: the output must be a folder of its own, not one that holds everybody's files")
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise OutputError(f"{path}: the output must be a folder")
     if path.is_dir() and any(path.iterdir()) and not (path / marker).is_file():
         raise OutputError(
             f"{path}: the folder is not empty and holds no {marker} of an earlier run; choose another one"
         )
+    if is_own is not None and path.is_dir():
+        foreign = sorted(entry.name for entry in path.iterdir() if not is_own(entry))
+        if foreign:
+            raise OutputError(
+                f"{path}: the folder holds {foreign[0]}, which is no result of this command; choose another"
+            )
 
 
 def _check_writable(path: Path) -> None:

@@ -11,6 +11,7 @@ from hls_export.plan.placement import Placement
 from hls_export.plan.tiling import Tile, choose_tile
 from yolo_hw.darknet.layers import Shape
 from yolo_hw.errors import ExportError
+from yolo_hw.geometry import Window
 from yolo_hw.intgraph import nodes as N
 from yolo_hw.intgraph.graph import INPUT, IntGraph
 from yolo_hw.intgraph.nodes import Node
@@ -91,10 +92,15 @@ def build_program(graph: IntGraph, placements: dict[str, Placement], config: Acc
     return program
 
 
+def conv_op(window: Window, *, depthwise: bool) -> CommandOp:
+    """Return the mode a convolution runs in."""
+    small = max(window.size) <= MAX_DEPTHWISE_SIZE and window.dilation == (1, 1)
+    return CommandOp.DWCONV if depthwise and small else CommandOp.CONV
+
+
 def _op_of(node: Node) -> CommandOp:
     if isinstance(node, N.Conv2d):
-        small = max(node.window.size) <= MAX_DEPTHWISE_SIZE and node.window.dilation == (1, 1)
-        return CommandOp.DWCONV if node.depthwise and small else CommandOp.CONV
+        return conv_op(node.window, depthwise=node.depthwise)
     return {
         N.MaxPool: CommandOp.MAXPOOL,
         N.AvgPool: CommandOp.AVGPOOL,

@@ -10,14 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hls_export.pack.weights import input_range
 from hls_export.plan import AcceleratorPlan, Command, CommandOp
+from hls_export.plan.estimate import MIN_PIXELS, ConvWork, conv_cycles, spatial_tiles
 from yolo_hw.darknet.layers import Shape
-from yolo_hw.geometry import Window
 from yolo_hw.intgraph import nodes as N
 
-MIN_PIXELS = 16
-"""The dense and the pooling pipeline run at least this many steps per kernel position (yhw_types.h)."""
 REORG_INTERVAL = 4
 """Cycles between two codes of a reorg (yhw_copy.h)."""
 
@@ -56,16 +53,12 @@ def _cycles(plan: AcceleratorPlan, command: Command, node: N.Node, out: Shape) -
     config = plan.config
     first = command.out_channel // config.lanes
     blocks = -(-(command.out_channel + command.channels) // config.lanes) - first
-    if command.op is CommandOp.CONV and isinstance(node, N.Conv2d):
-        passes = sum(_input_tiles(node, start, config.tm, config.tn) for start in range(0, out.c, config.tm))
-        return passes * node.window.taps * sum(max(h * w, MIN_PIXELS) for h, w in _tiles(command, out))
-    if command.op is CommandOp.DWCONV and isinstance(node, N.Conv2d):
-        chunks = -(-node.window.taps // config.tn)
-        groups = -(-out.c // config.channels)
-        return groups * sum(_depthwise_tile(node.window, h, w, chunks) for h, w in _tiles(command, out))
+    if isinstance(node, N.Conv2d):
+        conv = ConvWork(node.window, node.groups, int(node.weight.shape[1]), out)
+        return conv_cycles(command.op, conv, command.tile, config)
     if command.op is CommandOp.MAXPOOL and isinstance(node, N.MaxPool):
         groups = -(-out.c // config.channels)
-        return groups * node.window.taps * sum(max(h * w, MIN_PIXELS) for h, w in _tiles(command, out))
+        return groups * node.window.taps * sum(max(h * w, MIN_PIXELS) for h, w in spatial_tiles(command.tile, out))
     pixels = blocks * out.h * out.w
     if command.op is CommandOp.AVGPOOL:
         source = plan.graph.tensors[command.inputs[0]]
@@ -74,19 +67,3 @@ def _cycles(plan: AcceleratorPlan, command: Command, node: N.Node, out: Shape) -
     if command.op is CommandOp.REORG:
         return pixels * config.lanes * REORG_INTERVAL + words
     return words
-
-
-def _tiles(command: Command, out: Shape) -> list[tuple[int, int]]:
-    heights = [min(command.tile.h, out.h - y) for y in range(0, out.h, command.tile.h)]
-    widths = [min(command.tile.w, out.w - x) for x in range(0, out.w, command.tile.w)]
-    return [(h, w) for h in heights for w in widths]
-
-
-def _input_tiles(node: N.Conv2d, start: int, tm: int, tn: int) -> int:
-    k = int(node.weight.shape[0])
-    low, high = input_range(start, min(start + tm, k), k // node.groups, int(node.weight.shape[1]))
-    return -(-high // tn) - low // tn
-
-
-def _depthwise_tile(window: Window, height: int, width: int, chunks: int) -> int:
-    return height * (window.span(1, width) + width * (chunks - 1))

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from support.cli_runs import run
+from support.kitti import kitti_yolov3
 from support.networks import YOLOV3_ANCHORS, build, yolov3, yolov3_tiny, yolov4, yolov4_tiny
 from torch import nn
 
@@ -34,16 +35,6 @@ def test_resnet101_of_reconstruction_pruning_is_printed_a_little_lower():
     found = account(resnet101(1000), CIFAR, "ptflops")
     assert found.flops == pytest.approx(1267.58e6, rel=2e-3)
     assert round(found.params / 1e6, 2) == 44.54
-
-
-def kitti_yolov3():
-    """YOLOv3 for 20 classes whose three head convolutions are followed by a batch norm."""
-    text = yolov3(416, 20)
-    head = "filters=75\nsize=1\nstride=1\npad=1\nactivation=linear\nbatch_normalize=0\n"
-    assert text.count(head) == 3
-    text = text.replace(head, f"{head}\n[batchnorm]\n")
-    # the two routes back to the last convolution before a head pass one layer more
-    return build(text.replace("layers=-4\n", "layers=-5\n"))
 
 
 def test_yolov3_of_reconstruction_pruning():

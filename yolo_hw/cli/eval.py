@@ -74,7 +74,7 @@ def command(**options: Any) -> None:  # noqa: ANN401
         note(f"warning: {warning}")
     if options["max_images"]:
         dataset = DetectionDataset(dataset.names, dataset.items[: options["max_images"]])
-    class_map = match_classes(names, dataset.names) if options["names"] else _by_number(names, dataset)
+    class_map = class_map_of(names if options["names"] else (), dataset, len(names))
     nms = NmsConfig(confidence=options["conf"], iou=options["iou"])
     config = DetectorConfig(resize=Resize(options["resize"]), nms=nms, batch=options["batch"])
     metrics, detected = evaluate(runner, dataset, class_map, config)
@@ -156,12 +156,24 @@ def _class_row(c: ClassMetrics, fields: Sequence[str]) -> tuple[object, ...]:
     return (c.name, c.objects, *(percent(getattr(c, field)) for field in ("precision", "recall", "f1", *fields)))
 
 
-def _by_number(names: tuple[str, ...], dataset: DetectionDataset) -> list[int]:
-    if len(names) != len(dataset.names):
+def class_map_of(names: Sequence[str], dataset: DetectionDataset, classes: int) -> list[int]:
+    """Return model class -> data set class or -1: by name where the network's are known, else by number.
+
+    Args:
+        names: The network's classes, or none.
+        dataset: Has names of its own.
+        classes: How many the network has.
+
+    Raises:
+        DataError: No name is common, or the numbers differ.
+    """
+    if names:
+        return match_classes(names, dataset.names)
+    if classes != len(dataset.names):
         raise DataError(
-            f"the network has {len(names)} classes, the data set {len(dataset.names)}: give the network's with --names"
+            f"the network has {classes} classes, the data set {len(dataset.names)}: give the network's with --names"
         )
-    return list(range(len(names)))
+    return list(range(classes))
 
 
 def _finite(value: Any) -> Any:  # noqa: ANN401

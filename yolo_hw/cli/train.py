@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from yolo_hw.cli.console import ERR, note, print_json, print_table
 from yolo_hw.cli.eval import percent
 from yolo_hw.cli.options import FilePath, image_size
+from yolo_hw.cli.train_extras import given_extras, make_extras
 from yolo_hw.data.augment import AugmentConfig
 from yolo_hw.data.preprocess import Resize
 from yolo_hw.errors import YoloHwError
@@ -88,6 +89,9 @@ OPTIONS = [
     click.option("--precision", type=_choice(Precision), default=FIT.precision.value, show_default=True),
     click.option("--loss", "losses", multiple=True, metavar="NAME=VALUE", callback=_loss_fields,
                  help="A field of LossConfig or RegionConfig in place of the cfg's, as box_loss=giou; repeatable."),
+    click.option("--sparsity", metavar="STRENGTH[:SCHEDULE]", help="Penalty on the batch-norm scales of channels that "
+                 "could be pruned, such as 1e-4 or 1e-4:cosine (constant, linear, cosine)."),
+    click.option("--masks", type=FilePath, metavar="masks.npz", help="Weights to keep at zero, from 'yolo-hw prune'."),
     click.option("--sync-batch-norm", "--sync-bn", is_flag=True, help="Statistics over all processes."),
     click.option("--device", default=FIT.device, show_default=True, help="cpu, cuda or cuda:N."),
     click.option("--workers", type=click.IntRange(0), default=FIT.workers, show_default=True,
@@ -139,7 +143,8 @@ def command(**options: Any) -> None:  # noqa: ANN401
     if run.threads:
         torch.set_num_threads(run.threads)
     with join_world(run.train.device) as world:
-        trained = train_detector(run, folder, resume=bool(options["resume"]), world=world, console=ERR)
+        resume = bool(options["resume"])
+        trained = train_detector(run, folder, resume=resume, world=world, console=ERR, make_extras=make_extras)
         if world.leads:
             _show(trained, folder, world, options["as_json"])
 
@@ -172,6 +177,7 @@ def _run_of(options: dict[str, Any]) -> DetectorRun:
         patience=options["patience"],
         save_steps=options["save_steps"],
         loss=options["losses"],
+        extras=given_extras(options["sparsity"], options["masks"]),
         train=TrainConfig(**{**chosen, "augment": augment}),
     )
 

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The detector of blood cells, pruned by every method and fine-tuned alike: ``python -m benchmarks.bccd_pruning WORK``.
+
+Every method removes what is least by its own judgement until at most `PARAMS` of the parameters and `MACS` of the
+multiply-adds are left; methods that judge by batch-norm scales start from a sparse training, the others from the
+trained weights. Then all are fine-tuned with the same options, the unpruned network too. WORK keeps what each run came
+to, so a study that broke off goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import torch
+
+from benchmarks.bccd import FINE_TUNING, ROOT, Images, Row, fine_tuned, once, open_images, train, trained_model
+from yolo_hw.atomic import atomic_file
+from yolo_hw.errors import PruneError
+from yolo_hw.nn.darknet import Darknet
+from yolo_hw.prune.config import PruneConfig
+from yolo_hw.prune.cost import CostKind
+from yolo_hw.prune.darknet_prune import carry_out, plan_pruning
+from yolo_hw.prune.gamma_sparsity import GammaSparsity, Penalty
+from yolo_hw.prune.methods import METHODS
+from yolo_hw.train import Optimizer
+
+RESULTS = ROOT / "benchmarks/results/bccd_pruning.json"
+PARAMS, MACS = 0.30, 0.50
+"""What may be left."""
+MULTIPLE = 8
+RATIOS = tuple(percent / 100 for percent in range(20, 96))
+SPARSE_TRAINING = replace(
+    FINE_TUNING,
+    optimizer=Optimizer.SGD,
+    learning_rate=0.01,
+    weight_decay=5e-4,
+    epochs=30,
+    batch=8,
+    ema_decay=0.99,
+    final_lr_ratio=0.1,
+)
+STRENGTH, COST_POWER = 0.06, 0.2
+
+
+def cost_weights(model: Darknet) -> dict[str, torch.Tensor]:
+    """Return by batch norm how strongly its scales are pressed: a power of the weights of a filter, mean 1."""
+    power, widths = {}, {}
+    for layer in model.network.layers:
+        if layer.kind == "conv" and len(layer.params) > 2:
+            name = f"blocks.{layer.name}.bn"
+            widths[name] = layer.shape.c
+            power[name] = (layer.params[-1].numel / layer.shape.c) ** COST_POWER
+    mean = sum(power[name] * widths[name] for name in power) / sum(widths.values())
+    return {name: torch.full((widths[name],), value / mean) for name, value in power.items()}
+
+
+def sparse_model(work: Path, images: Images) -> Darknet:
+    """Train with a penalty on the scales of batch norms, or load what an earlier call has trained."""
+    model = trained_model()
+    done = work / "sparse.pt"
+    if not done.exists():
+        sparsity = GammaSparsity(["*"], STRENGTH, None, cost_weights(model), Penalty.L1_OF_FIXED_NORM)
+        checkpoint = work / "sparse_last.pt"
+        state = train(model, images, SPARSE_TRAINING, checkpoint, callbacks=[sparsity], regularisers=[sparsity])
+        with atomic_file(done) as temporary:
+            torch.save(state.best_model.state_dict(), temporary)
+    model.load_state_dict(torch.load(done, weights_only=True))
+    return model.eval()
+
+
+def shares(model: Darknet, config: PruneConfig) -> tuple[float, float]:
+    """Return which shares of parameters and multiply-adds a config leaves."""
+    plan = plan_pruning(model, config)
+    cost = plan.cost_model()
+    left = [cost.price(kind, plan.channels.counts) / cost.price(kind, {}) for kind in (CostKind.PARAMS, CostKind.MACS)]
+    return left[0], left[1]
+
+
+def smallest_ratio(model: Darknet, method: str) -> PruneConfig:
+    """Return the config of the smallest ratio that leaves few enough parameters and multiply-adds."""
+    for ratio in RATIOS:
+        config = PruneConfig(method=method, ratio=ratio, multiple_of=MULTIPLE if method == "regular" else 1)
+        params, macs = shares(model, config)
+        if params <= PARAMS and macs <= MACS:
+            return config
+    raise PruneError(f"{method}: no ratio up to {RATIOS[-1]} leaves {PARAMS:.0%} of parameters and {MACS:.0%} of MACs")
+
+
+def study(method: str, work: Path, images: Images) -> Row:
+    """Prune by one method, fine-tune, measure before and after."""
+    by_scales = method == "unpruned" or METHODS[method].defaults.importance == "bn"
+    model = sparse_model(work, images) if by_scales else trained_model()
+    row: Row = {"method": method, "ratio": 0.0, "multiple_of": 1}
+    if method != "unpruned":
+        config = smallest_ratio(model, method)
+        model = carry_out(plan_pruning(model, config)).model
+        row |= {"ratio": config.ratio, "multiple_of": config.multiple_of}
+    (work / f"{method}.cfg").write_text(model.network.cfg, "utf-8")
+    row |= {"params": sum(p.numel() for p in model.parameters()), "macs": model.network.macs}
+    return row | fine_tuned(model, images, FINE_TUNING, work / f"{method}.pt")
+
+
+@click.command()
+@click.argument("work", type=click.Path(path_type=Path))
+@click.option("--methods", default="unpruned,regular,normal,slim,l2,l1-reconstruct,l2-reconstruct,fpgm,filters")
+@click.option("--threads", default=1, show_default=True)
+def main(work: Path, methods: str, threads: int) -> None:
+    """Run the study for METHODS and write the rows of all that WORK holds."""
+    torch.set_num_threads(threads)
+    work.mkdir(parents=True, exist_ok=True)
+    images = open_images()
+    for method in methods.split(","):
+        once(work / f"{method}.json", lambda method=method: study(method, work, images))  # type: ignore[misc]
+    rows = [json.loads(path.read_text("utf-8")) for path in sorted(work.glob("*.json"))]
+    RESULTS.write_text(json.dumps([row for row in rows if "method" in row], indent=1) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
