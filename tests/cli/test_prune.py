@@ -11,12 +11,12 @@ from support.data import data_path, real_network
 
 from yolo_hw import assets
 from yolo_hw.cli.prune_options import EAGLEEYE, METHOD_NAMES
-from yolo_hw.cli.train_extras import make_extras, parse_sparsity, prunable_norms
+from yolo_hw.cli.train_extras import make_extras, parse_sparsity
 from yolo_hw.data.synthetic import write_dataset
 from yolo_hw.errors import PruneError
 from yolo_hw.nn import load_darknet
 from yolo_hw.prune.darknet_surgery import darknet_groups
-from yolo_hw.prune.gamma_sparsity import Decay
+from yolo_hw.prune.gamma_sparsity import Decay, Penalty
 from yolo_hw.prune.layer_shapes import layer_shapes
 from yolo_hw.prune.mask_file import load_masks, save_masks
 from yolo_hw.prune.masks import mask_report
@@ -288,22 +288,29 @@ def test_mask_files_give_back_masks_and_refuse_others(tmp_path):
             load_masks(tmp_path / f"{name}.npz")
 
 
-def test_sparsity_reaches_every_batch_norm_that_pruning_could_use(tmp_path):
+def test_sparsity_reaches_the_batch_norms_that_the_method_judges_by(tmp_path):
     model = load_darknet(*PARTS[1::2])
     extra, history = make_extras(model, {"sparsity": "2e-4:cosine"}, tmp_path)
-    assert set(history.callback.names) == set(prunable_norms(model))
+    every = {f"blocks.{layer.name}.bn" for layer in model.network.layers if getattr(layer, "batch_normalize", False)}
+    assert set(history.callback.names) == set(extra.callback.names) == every
     assert extra.regulariser is extra.callback
     assert (extra.callback.strength, extra.callback.schedule.decay) == (2e-4, Decay.COSINE)
-    assert set(prunable_norms(model)) == {
-        f"blocks.{layer.name}.bn" for layer in model.network.layers if getattr(layer, "batch_normalize", False)
-    }
+    normal, _ = make_extras(model, {"sparsity": "0.06:fixed-norm:warmup=0.1:method=normal"}, tmp_path)
+    alone = {f"blocks.{name}.bn" for name, group in darknet_groups(model).items() if len(group.members) == 1}
+    assert set(normal.callback.names) == alone & every
+    assert set(normal.callback.names) < every
+    assert (normal.callback.penalty, normal.callback.schedule.warmup) == (Penalty.L1_OF_FIXED_NORM, 0.1)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("much", "must be STRENGTH or STRENGTH:SCHEDULE"),
-        ("1e-4:cosin", "schedule must be one of constant, linear, cosine, got 'cosin'; did you mean 'cosine'?"),
+        ("much", "must start with a strength"),
+        ("1e-4:cosin", "got 'cosin'; did you mean 'cosine'?"),
+        ("1e-4:warmup=long", "warmup must be a share of the run"),
+        ("1e-4:warmup=1", "warmup must be in"),
+        ("1e-4:method=norml", "got 'norml'; did you mean 'normal'?"),
+        ("1e-4:method=fpgm", "does not judge by batch-norm scales"),
         ("0", "finite and above 0, got 0"),
         ("inf", "finite and above 0, got inf"),
     ],

@@ -89,8 +89,9 @@ OPTIONS = [
     click.option("--precision", type=_choice(Precision), default=FIT.precision.value, show_default=True),
     click.option("--loss", "losses", multiple=True, metavar="NAME=VALUE", callback=_loss_fields,
                  help="A field of LossConfig or RegionConfig in place of the cfg's, as box_loss=giou; repeatable."),
-    click.option("--sparsity", metavar="STRENGTH[:SCHEDULE]", help="Penalty on the batch-norm scales of channels that "
-                 "could be pruned, such as 1e-4 or 1e-4:cosine (constant, linear, cosine)."),
+    click.option("--sparsity", metavar="STRENGTH[:WORD]...", help="Penalty on batch-norm scales before pruning, such "
+                 "as 1e-4:cosine. Words: constant, linear, cosine; l1, fixed-norm; warmup=SHARE; method=NAME, the "
+                 "method of 'yolo-hw prune' that will judge by them."),
     click.option("--masks", type=FilePath, metavar="masks.npz", help="Weights to keep at zero, from 'yolo-hw prune'."),
     click.option("--sync-batch-norm", "--sync-bn", is_flag=True, help="Statistics over all processes."),
     click.option("--device", default=FIT.device, show_default=True, help="cpu, cuda or cuda:N."),

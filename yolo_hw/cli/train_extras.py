@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from yolo_hw.errors import PruneError, nearest
 from yolo_hw.nn.darknet import Darknet
+from yolo_hw.prune.config import PruneConfig
 from yolo_hw.prune.darknet_surgery import darknet_groups
 from yolo_hw.prune.gamma_report import GammaHistory
-from yolo_hw.prune.gamma_sparsity import Decay, GammaSparsity, StrengthSchedule
+from yolo_hw.prune.gamma_sparsity import Decay, GammaSparsity, Penalty, StrengthSchedule
 from yolo_hw.prune.mask_file import load_masks
 from yolo_hw.prune.masked_training import MaskedTraining
 from yolo_hw.prune.masks import check_masks
+from yolo_hw.prune.methods import eligible_norms, find_scale_method
 from yolo_hw.train.run import Extra
 
 SPARSITY, MASKS = "sparsity", "masks"
@@ -50,9 +53,9 @@ def make_extras(model: Darknet, options: Mapping[str, str], folder: Path) -> lis
     """
     extras = []
     if SPARSITY in options:
-        strength, schedule = parse_sparsity(options[SPARSITY])
-        norms = prunable_norms(model)
-        penalty = GammaSparsity(norms, strength, schedule)
+        wanted = parse_sparsity(options[SPARSITY])
+        norms = eligible_norms(darknet_groups(model), PruneConfig(method=wanted.method))
+        penalty = GammaSparsity(norms, wanted.strength, wanted.schedule, penalty=wanted.penalty)
         extras.append(Extra(penalty, penalty))
     if MASKS in options:
         masks = load_masks(options[MASKS])
@@ -63,41 +66,62 @@ def make_extras(model: Darknet, options: Mapping[str, str], folder: Path) -> lis
     return extras
 
 
-def parse_sparsity(text: str) -> tuple[float, StrengthSchedule]:
-    """Parse ``1e-4`` or ``1e-4:cosine``.
+@dataclass(frozen=True)
+class Sparsity:
+    """What ``--sparsity`` says.
+
+    Attributes:
+        strength: The highest strength.
+        schedule: How it changes.
+        penalty: Its kind.
+        method: The batch norms it acts on are those this method of pruning will judge by.
+    """
+
+    strength: float
+    schedule: StrengthSchedule
+    penalty: Penalty
+    method: str
+
+
+PENALTIES = {"l1": Penalty.L1, "fixed-norm": Penalty.L1_OF_FIXED_NORM}
+
+
+def parse_sparsity(text: str) -> Sparsity:
+    """Parse a strength and what may follow it, such as ``1e-4:cosine`` or ``0.06:fixed-norm:warmup=0.1:method=normal``.
 
     Raises:
-        PruneError: It is neither.
+        PruneError: A word means nothing.
     """
-    number, colon, decay = text.partition(":")
-    decays = [member.value for member in Decay]
-    if colon and decay not in decays:
-        raise PruneError(
-            f"--sparsity: schedule must be one of {', '.join(decays)}, got '{decay}'{nearest(decay, decays)}"
-        )
+    number, *words = text.split(":")
     try:
         strength = float(number)
     except ValueError:
-        raise PruneError(
-            f"--sparsity must be STRENGTH or STRENGTH:SCHEDULE, such as 1e-4:cosine, got '{text}'"
-        ) from None
+        raise PruneError(f"--sparsity must start with a strength, such as 1e-4:cosine, got '{text}'") from None
     if not 0 < strength < float("inf"):
         raise PruneError(f"--sparsity: the strength must be finite and above 0, got {number}")
-    return strength, StrengthSchedule(decay=Decay(decay or Decay.CONSTANT.value))
+    decays = {member.value: member for member in Decay}
+    decay, penalty, warmup, method = Decay.CONSTANT, Penalty.L1, 0.0, PruneConfig().method
+    for word in words:
+        key, equals, value = word.partition("=")
+        if word in decays:
+            decay = decays[word]
+        elif word in PENALTIES:
+            penalty = PENALTIES[word]
+        elif equals and key == "warmup":
+            warmup = _share(value)
+        elif equals and key == "method":
+            find_scale_method(value)
+            method = value
+        else:
+            known = [*decays, *PENALTIES, "warmup=", "method="]
+            raise PruneError(
+                f"--sparsity: after the strength comes {', '.join(known)}, got '{word}'{nearest(word, known)}"
+            )
+    return Sparsity(strength, StrengthSchedule(decay=decay, warmup=warmup), penalty, method)
 
 
-def prunable_norms(model: Darknet) -> list[str]:
-    """Return the batch norms of all channels that pruning could remove.
-
-    Raises:
-        PruneError: There is none.
-    """
-    found = {
-        member.norm.weight.removesuffix(".weight"): None
-        for group in darknet_groups(model).prunable
-        for member in group.members
-        if member.norm is not None and member.norm.weight is not None
-    }
-    if not found:
-        raise PruneError(f"{model.network.name}: no channel that can be pruned has a batch norm to make sparse")
-    return list(found)
+def _share(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise PruneError(f"--sparsity: warmup must be a share of the run, such as 0.1, got '{text}'") from None

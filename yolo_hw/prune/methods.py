@@ -17,7 +17,7 @@ from yolo_hw.prune.importance import find_importance
 from yolo_hw.prune.plan import DeadBias, PrunePlan
 from yolo_hw.prune.ranking import Scope
 from yolo_hw.prune.reduce import Normalisation, Reduction
-from yolo_hw.prune.scoring import Scorer, Statistics
+from yolo_hw.prune.scoring import Scorer, Statistics, deciders
 from yolo_hw.prune.select import Policy
 
 
@@ -230,3 +230,34 @@ def plan_channels(
     cost = CostModel(groups, {key: tuple(subject.state[key].shape) for key in subject.params}, cycles=cycles)
     scorer = Scorer(subject.state, criterion, full.normalisation, statistics)
     return choose(Choice(groups, scorer, cost, full), eligible, silence=method.silence)
+
+
+def find_scale_method(name: str) -> Method:
+    """Return a method that judges by batch-norm scales.
+
+    Raises:
+        PruneError: There is none of that name, or it judges by something else.
+    """
+    method = find_method(name)
+    if method.defaults.importance != "bn":
+        raise PruneError(f"sparse training: method '{name}' does not judge by batch-norm scales")
+    return method
+
+
+def eligible_norms(groups: ChannelGroups, config: PruneConfig) -> list[str]:
+    """Return the batch norms whose scales a method will judge by: those to train with a penalty before it.
+
+    Args:
+        groups: All groups of the model.
+        config: The method, include and exclude.
+
+    Returns:
+        Names of modules in graph order.
+
+    Raises:
+        PruneError: See `eligible_groups` and `find_scale_method`.
+    """
+    method = find_scale_method(config.method)
+    _, eligible = eligible_groups(groups, config, method.rule)
+    norms = {m.norm.weight: None for group in eligible for m in deciders(group) if m.norm and m.norm.weight}
+    return [key.removesuffix(".weight") for key in norms]
