@@ -20,7 +20,7 @@ from yolo_hw.data.preprocess import Resize
 from yolo_hw.errors import PruneError, nearest
 from yolo_hw.nn.accounting import PROFILES
 from yolo_hw.nn.darknet import DARKNET_BN_EPS
-from yolo_hw.prune.config import PruneConfig
+from yolo_hw.prune.config import ENUM_FIELDS, PruneConfig
 from yolo_hw.prune.cost import CostKind, CycleEstimate
 from yolo_hw.prune.figures import Accelerator
 from yolo_hw.prune.importance import IMPORTANCES
@@ -89,8 +89,8 @@ OPTIONS = [
                  help="What to do with widths that do not reach a multiple."),
     click.option("--min-channels", type=COUNT, default=CONFIG.min_channels, show_default=True,
                  help="The fewest units a group keeps."),
-    click.option("--min-share", type=click.FloatRange(0, 1), default=CONFIG.min_share, show_default=True,
-                 help="The smallest share of its units a group keeps."),
+    click.option("--min-share", type=click.FloatRange(0, 1), help="The smallest share of its units a group keeps. "
+                 "[default: the method's]"),
     click.option("--include", multiple=True, metavar="PATTERN", help="Layers whose channels may go: a name, a glob, "
                  "re:REGEX, type:KIND or 'a ~ b'; repeatable. [default: all]"),
     click.option("--exclude", multiple=True, metavar="PATTERN", help="Layers whose channels stay; repeatable."),
@@ -154,18 +154,9 @@ def prune_config(options: dict[str, Any]) -> PruneConfig:
     Raises:
         PruneError: A value is out of range, or ratio and budget are both given.
     """
-    enums: dict[str, type[Enum]] = {
-        "scope": Scope,
-        "policy": Policy,
-        "reduction": Reduction,
-        "normalisation": Normalisation,
-        "rounding": Rounding,
-        "narrow": Narrow,
-        "dead_bias": DeadBias,
-    }
     tm, tn = (None, None) if options["tile"] is None else AcceleratorConfig.parse_tile(options["tile"])
     chosen: dict[str, Any] = {
-        name: None if options[name] is None else enum(options[name]) for name, enum in enums.items()
+        name: None if options[name] is None else enum(options[name]) for name, enum in ENUM_FIELDS.items()
     }
     for name in ("method", "ratio", "importance", "min_channels", "min_share", "exclude", "blocks", "seed"):
         chosen[name] = options[name]

@@ -145,7 +145,7 @@ def make_candidate(groups: ChannelGroups, group: Group, config: PruneConfig, sco
     Where a carrier of constants may take the place of a kept unit, two stay: so no count grows after it was priced.
     """
     fewest = 2 if config.dead_bias is DeadBias.CARRY else 1
-    minimum = max(config.min_channels, math.ceil(group.size * config.min_share), fewest)
+    minimum = max(config.min_channels, math.ceil(group.size * (config.min_share or 0)), fewest)
     return Candidate(
         group.name, scores, unit_multiple(groups, group, config), min(minimum, group.size), shape_key(group)
     )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 from yolo_hw.errors import PruneError
 from yolo_hw.prune.importance import Importance
@@ -53,7 +54,7 @@ class PruneConfig:
     rounding: Rounding = Rounding.UP
     narrow: Narrow = Narrow.ERROR
     min_channels: int = 1
-    min_share: float = 0.0
+    min_share: float | None = None
     include: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
     dead_bias: DeadBias | None = None
@@ -74,7 +75,19 @@ class PruneConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise PruneError(f"prune: {name} must be at least 1, got {value}")
-        if not 0 <= self.min_share <= 1:
+        if self.min_share is not None and not 0 <= self.min_share <= 1:
             raise PruneError(f"prune: min_share must be in [0, 1], got {self.min_share}")
         if self.blocks < 0:
             raise PruneError(f"prune: blocks must not be negative, got {self.blocks}")
+
+
+ENUM_FIELDS: dict[str, type[Enum]] = {
+    "scope": Scope,
+    "policy": Policy,
+    "reduction": Reduction,
+    "normalisation": Normalisation,
+    "rounding": Rounding,
+    "narrow": Narrow,
+    "dead_bias": DeadBias,
+}
+"""Fields of `PruneConfig` that are enumerations."""

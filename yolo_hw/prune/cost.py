@@ -118,19 +118,10 @@ class CostModel:
             vector[self.groups.number_of(name)] = count
         return vector[None]
 
-    def _complete(self, vectors: IntArray) -> IntArray:
-        """Return [n, groups] counts, those of followers worked out."""
-        vectors = vectors.copy()
-        for follower in self.groups.graph.followers:
-            own, _ = self.groups.at(follower.labels[:1])
-            leaders = vectors @ self.groups.copies([follower.leaders])[0]
-            vectors[:, own[0]] = [follower.count(count) for count in leaders.tolist()]
-        return vectors
-
     def _extents(self, vectors: IntArray) -> IntArray:
         """Return [n, tensors, dims] the shape of every tensor."""
         dims: IntArray = np.repeat(self._dims[None], len(vectors), axis=0)
-        dims[:, self._where[:, 0], self._where[:, 1]] = self._complete(vectors) @ self._per_unit.T
+        dims[:, self._where[:, 0], self._where[:, 1]] = self.groups.completed(vectors) @ self._per_unit.T
         return dims
 
     def price(self, kind: CostKind | str, counts: Counts) -> float:
@@ -174,7 +165,7 @@ class CostModel:
 
     def layers(self, counts: Counts) -> list[LayerShape]:
         """Return the shape of every convolution and fully connected layer."""
-        vectors = self._complete(self._vector(counts))
+        vectors = self.groups.completed(self._vector(counts))
         dims, inputs = self._extents(vectors)[0], self._op_inputs @ vectors[0]
         shapes = []
         for op, row, channels in zip(self._ops, self._op_rows.tolist(), inputs.tolist(), strict=True):

@@ -157,6 +157,15 @@ class ChannelGroups(Mapping[str, Group]):
         """[slots, groups] `copies` of every slot of the graph."""
         return self.copies([slot.labels for slot in self.graph.slots])
 
+    def completed(self, counts: IntArray) -> IntArray:
+        """Return [n, groups] numbers of units with those of followers worked out from their leaders'."""
+        counts = counts.copy()
+        for follower in self.graph.followers:
+            own, _ = self.at(follower.labels[:1])
+            leaders = counts @ self.copies([follower.leaders])[0]
+            counts[:, own[0]] = [follower.count(count) for count in leaders.tolist()]
+        return counts
+
     def veto(self, reasons: Mapping[str, str]) -> ChannelGroups:
         """Return the same groups with some of them protected.
 

@@ -16,6 +16,7 @@ from yolo_hw.nn.darknet import Darknet
 from yolo_hw.prune.masks import check_ratio, lowest
 from yolo_hw.prune.module_names import named
 from yolo_hw.prune.ranking import Scope
+from yolo_hw.prune.reduce import Normalisation, normalise
 
 
 def weight_masks(
@@ -161,14 +162,12 @@ def filter_scores(weight: Tensor, score: FilterScore = FilterScore.LAYER_NORM) -
         score: What the mean squares are divided by.
     """
     squares = weight.detach().double().flatten(1).square().mean(1)
-    if score is FilterScore.LAYER_MAX:
-        divisor = squares.max()
-    elif score is FilterScore.LAYER_NORM:
-        divisor = squares.square().sum().sqrt()
-    else:
-        order = squares.argsort(stable=True)
-        remaining = squares[order].square().flip(0).cumsum(0).flip(0).sqrt()
-        divisor = torch.empty_like(squares).scatter_(0, order, remaining)
+    if score is not FilterScore.REMAINING_NORM:
+        how = Normalisation.MAX if score is FilterScore.LAYER_MAX else Normalisation.L2
+        return torch.from_numpy(normalise(squares.cpu(), how)).to(squares.device)
+    order = squares.argsort(stable=True)
+    remaining = squares[order].square().flip(0).cumsum(0).flip(0).sqrt()
+    divisor = torch.empty_like(squares).scatter_(0, order, remaining)
     return torch.where(squares > 0, squares / divisor, 0.0)
 
 

@@ -68,6 +68,7 @@ _GAMMA = PruneConfig(
     scope=Scope.GLOBAL,
     reduction=Reduction.MAX,
     multiple_of=1,
+    min_share=0.0,
     dead_bias=DeadBias.TRANSFER,
 )
 _NORM = replace(_GAMMA, importance="l2", scope=Scope.LOCAL, policy=Policy.UNION, dead_bias=DeadBias.ZERO)
@@ -167,8 +168,6 @@ def complete(config: PruneConfig) -> PruneConfig:
     if config.normalisation is None:
         criterion = config.importance or defaults.importance
         given["normalisation"] = Normalisation.NONE if criterion in COMPARABLE else Normalisation.MEAN
-    if not config.min_share:
-        given["min_share"] = defaults.min_share
     return replace(config, **given)
 
 

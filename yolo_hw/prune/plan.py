@@ -90,18 +90,10 @@ class PrunePlan:
     def with_followers(self) -> PrunePlan:
         """Return the plan with the channels whose number follows from others, for example those of ``[se]``."""
         kept = dict(self.kept)
-        index_of = {name: index for index, name in enumerate(self.groups)}
-        counts = self.counts
+        counts = self.groups.completed(np.array([list(self.counts.values())], np.int64))[0]
         for follower in self.groups.graph.followers:
-            leaders, _ = self.groups.at(follower.leaders)
-            total = sum(
-                int((leaders == index_of[name]).sum()) // group.size * counts[name]
-                for name, group in self.groups.items()
-                if (leaders == index_of[name]).any()
-            )
-            wanted = follower.count(total)
-            own, _ = self.groups.at(follower.labels)
-            name = self.groups.name_of(int(own[0]))
+            number = int(self.groups.at(follower.labels[:1])[0][0])
+            name, wanted = self.groups.name_of(number), int(counts[number])
             group = self.groups[name]
             if group.why_protected is not None and wanted != group.size:
                 raise PruneError(f"{name}: must have {wanted} units ({follower.why}), but it is {group.why_protected}")

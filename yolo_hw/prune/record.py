@@ -29,35 +29,21 @@ from yolo_hw.intgraph.io import read_json
 from yolo_hw.intgraph.schema import first_violation
 from yolo_hw.nn.darknet import Darknet
 from yolo_hw.prune.channels import BoolArray, IntArray
-from yolo_hw.prune.config import PruneConfig
+from yolo_hw.prune.config import ENUM_FIELDS, PruneConfig
 from yolo_hw.prune.cost import LayerShape
 from yolo_hw.prune.darknet_prune import DarknetPlan, Pruned, excluded_layers
 from yolo_hw.prune.darknet_surgery import darknet_groups
 from yolo_hw.prune.groups import Group
 from yolo_hw.prune.layer_removal import RemovedBlock, remove_blocks
 from yolo_hw.prune.layer_shapes import layer_shapes
-from yolo_hw.prune.multiples import Narrow, Rounding
-from yolo_hw.prune.plan import PAD, DeadBias, PrunePlan
-from yolo_hw.prune.ranking import Scope
-from yolo_hw.prune.reduce import Normalisation, Reduction
-from yolo_hw.prune.select import Budget, Policy
+from yolo_hw.prune.plan import PAD, PrunePlan
+from yolo_hw.prune.select import Budget
 
 RECORD = "prune.json"
 SCHEMA_ID = "yolo_hw.prune/1"
 SCHEMA_FILE = Path(__file__).with_name("prune.schema.json")
 
 Json = dict[str, Any]
-
-ENUMS: dict[str, type[Enum]] = {
-    "scope": Scope,
-    "policy": Policy,
-    "reduction": Reduction,
-    "normalisation": Normalisation,
-    "rounding": Rounding,
-    "narrow": Narrow,
-    "dead_bias": DeadBias,
-}
-"""Fields of `PruneConfig` that are enumerations."""
 
 _BREAK = re.compile(r"\n\s+")
 _LEAF = re.compile(r"([\[{])\n\s+([^\[\]{}]*?)\n\s+([\]}])")
@@ -220,7 +206,7 @@ def encode_config(config: PruneConfig) -> Json:
 def decode_config(document: Json) -> PruneConfig:
     """Return the options of a document of `encode_config`."""
     options = dict(document)
-    for name, enum in ENUMS.items():
+    for name, enum in ENUM_FIELDS.items():
         options[name] = None if options[name] is None else enum(options[name])
     options["budget"] = None if options["budget"] is None else Budget(**options["budget"])
     options["include"] = None if options["include"] is None else tuple(options["include"])
