@@ -8,11 +8,11 @@ import pytest
 import torch
 from support.cli_runs import run
 from support.data import data_path, real_network
+from support.one_thread import one_thread  # noqa: F401 - a fixture
 
 from yolo_hw import assets
 from yolo_hw.cli.prune_options import EAGLEEYE, METHOD_NAMES
 from yolo_hw.cli.train_extras import make_extras, parse_sparsity
-from yolo_hw.data.synthetic import write_dataset
 from yolo_hw.errors import PruneError
 from yolo_hw.nn import load_darknet
 from yolo_hw.prune.darknet_surgery import darknet_groups
@@ -27,22 +27,6 @@ from yolo_hw.train.run_options import DetectorRun
 PARTS = ["--cfg", assets.PARTS_CFG, "--weights", assets.PARTS_WEIGHTS]
 RESULTS = ["channels.png", "costs.png", "parts.cfg", "parts.weights", "prune.json", "report.md"]
 CHANNELS = ["--ratio", 0.5, "--runs", 0]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def labelled(tmp_path_factory):
-    """Six generated images of the embedded network's parts."""
-    folder = tmp_path_factory.mktemp("generated") / "set"
-    write_dataset(folder, 6, 7)
-    return folder
 
 
 def prune(*options, network=PARTS):

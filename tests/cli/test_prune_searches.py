@@ -7,20 +7,12 @@ import pytest
 from support.cli_runs import run
 
 from yolo_hw import assets
-from yolo_hw.data.synthetic import write_dataset
 from yolo_hw.prune.sensitivity import SensitivityScan
 
 PARTS = ["--cfg", assets.PARTS_CFG, "--weights", assets.PARTS_WEIGHTS, "--names", assets.PARTS_NAMES]
 SMALL = ["--candidates", 2, "--adapt-images", 2, "--score-images", 2, "--ratio", 0.3, "--runs", 0, "--max-images", 2]
 SEARCH = ["--method", "eagleeye", "--candidates", 3, "--delta", 0.1, "--adapt-images", 2, "--score-images", 4]
 SEARCH += ["--multiple-of", 4, "--runs", 0, "--seed", 5]
-
-
-@pytest.fixture(scope="module")
-def labelled(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("generated") / "set"
-    write_dataset(folder, 6, 7)
-    return folder
 
 
 def run_well(*options):

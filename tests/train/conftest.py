@@ -4,17 +4,8 @@
 from __future__ import annotations
 
 import pytest
-import torch
+from support.one_thread import one_thread  # noqa: F401 - a fixture
 from support.tiny_training import detector, pictures
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny models are faster on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

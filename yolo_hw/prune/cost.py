@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
+from torch import nn
 
 from yolo_hw.errors import PruneError, nearest
 from yolo_hw.prune.channels import IntArray, Op
@@ -110,6 +111,11 @@ class CostModel:
         self._op_inputs = groups.copies([op.inputs[0].labels for op in self._ops])
         self._pixels = np.array([op.filters.height * op.filters.width for op in self._ops if op.filters], np.int64)
         self._is_weight = np.array([len(shape) > 1 for shape in shapes.values()], bool)
+
+    @classmethod
+    def of_module(cls, groups: ChannelGroups, module: nn.Module, cycles: CycleEstimate | None = None) -> CostModel:
+        """Return the prices of a module's channels; `groups` are those of `module`."""
+        return cls(groups, {key: tuple(p.shape) for key, p in module.named_parameters()}, cycles=cycles)
 
     def _vector(self, counts: Counts) -> IntArray:
         """Return [1, groups] counts."""

@@ -37,8 +37,7 @@ class DarknetPlan:
 
     def cost_model(self, cycles: CycleEstimate | None = None) -> CostModel:
         """Return what prices the plan's choice, and any other of the same groups."""
-        shapes = {key: tuple(p.shape) for key, p in self.model.named_parameters()}
-        return CostModel(self.channels.groups, shapes, cycles=cycles)
+        return CostModel.of_module(self.channels.groups, self.model, cycles)
 
 
 @dataclass(frozen=True)

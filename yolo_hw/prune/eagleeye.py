@@ -91,7 +91,7 @@ class EagleEyeSearch:
         self.model, self.config = model, config
         channels = config.channels
         self.space = SearchSpace(model, channels, statistics)
-        self.cost = CostModel(self.space.groups, {key: tuple(p.shape) for key, p in model.named_parameters()})
+        self.cost = CostModel.of_module(self.space.groups, model)
         self.regular = Regular(channels.rounding, channels.narrow)
         self.widths = RandomWidths(self.cost, [candidate.width for candidate in self.space.ranked], self.regular)
         self.draws, self.shares = self.widths.draw(config.candidates, config.band, channels.seed)

@@ -18,6 +18,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from yolo_hw.errors import PruneError, nearest
 from yolo_hw.prune.module_names import named
+from yolo_hw.train.config import Schedule
+from yolo_hw.train.schedule import Span, annealed
 from yolo_hw.train.state import Callback, TrainState
 
 
@@ -74,15 +76,8 @@ class StrengthSchedule:
             step: Number of steps made before, from 0.
             total_steps: Steps of the run.
         """
-        warmup = round(self.warmup * total_steps)
-        if step < warmup:
-            return (step + 1) / warmup
-        phase = min((step - warmup) / max(total_steps - warmup - 1, 1), 1.0)
-        if self.decay is Decay.LINEAR:
-            return 1 - (1 - self.final_ratio) * phase
-        if self.decay is Decay.COSINE:
-            return self.final_ratio + 0.5 * (1 - self.final_ratio) * (1 + math.cos(math.pi * phase))
-        return 1.0
+        span = Span(round(self.warmup * total_steps), total_steps)
+        return annealed(step, span, Schedule(self.decay.value), 1.0, self.final_ratio)
 
 
 class GammaSparsity(Callback):

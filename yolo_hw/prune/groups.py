@@ -256,21 +256,23 @@ def _describe(groups: ChannelGroups, units: Sequence[IntArray]) -> Iterator[Grou
         )
 
 
-def _makers(graph: ChannelGraph) -> Iterator[tuple[Op, NormPaths | None]]:
-    """Yield every operation that makes or scales channels, filters with the norm that directly follows them."""
+def norms_after(graph: ChannelGraph) -> dict[int, Op]:
+    """Return value -> the norm that is its only reader."""
     readers: dict[int, list[Op]] = defaultdict(list)
     for op in graph.ops:
         for value in op.inputs:
             readers[value.index].append(op)
-    merged: set[int] = set()
+    return {index: ops[0] for index, ops in readers.items() if len(ops) == 1 and ops[0].kind == "norm"}
+
+
+def _makers(graph: ChannelGraph) -> Iterator[tuple[Op, NormPaths | None]]:
+    """Yield every operation that makes or scales channels, filters with the norm that directly follows them."""
+    after = norms_after(graph)
+    merged = {after[op.output.index].output.index for op in graph.ops if op.filters and op.output.index in after}
     for op in graph.ops:
         if op.kind == "filters":
-            after = readers[op.output.index]
-            if len(after) == 1 and after[0].kind == "norm":
-                merged.add(after[0].output.index)
-                yield op, after[0].norm
-            else:
-                yield op, None
+            norm = after.get(op.output.index)
+            yield op, norm.norm if norm else None
         elif op.kind == "norm" and op.output.index not in merged:
             yield op, op.norm
 

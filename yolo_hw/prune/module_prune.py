@@ -34,8 +34,7 @@ class ModulePlan:
 
     def cost_model(self, cycles: CycleEstimate | None = None) -> CostModel:
         """Return what prices the plan's choice, and any other of the same groups."""
-        shapes = {key: tuple(p.shape) for key, p in self.traced.traced.module.named_parameters()}
-        return CostModel(self.channels.groups, shapes, cycles=cycles)
+        return CostModel.of_module(self.channels.groups, self.traced.traced.module, cycles)
 
 
 def plan_module(

@@ -8,7 +8,6 @@ channels at zero, or carriers for their constants, at the borders of padded maps
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,8 +16,9 @@ from torch import Tensor
 
 from yolo_hw.errors import PruneError
 from yolo_hw.prune.carriers import failing_carriers, load_carriers, set_carriers, stuck_reads
-from yolo_hw.prune.channels import BoolArray, ChannelGraph, IntArray, Op, Slot
+from yolo_hw.prune.channels import BoolArray, ChannelGraph, IntArray, Slot
 from yolo_hw.prune.constants import Constants, dead_units, find_constants, offsets
+from yolo_hw.prune.groups import norms_after
 from yolo_hw.prune.plan import PAD, DeadBias, PrunePlan
 from yolo_hw.prune.positions import kept_positions
 
@@ -170,7 +170,7 @@ def compensate(plan: PrunePlan, masked: State, constants: Constants) -> tuple[St
         A state of full size in which what the dead channels emit no longer matters, and the keys of added biases.
     """
     state = dict(masked)
-    norm_after = _norms_after(plan.groups.graph)
+    norm_after = norms_after(plan.groups.graph)
     carried = set_carriers(plan, state).reads
     new_biases: list[str] = []
     for op in plan.groups.graph.ops:
@@ -194,15 +194,6 @@ def compensate(plan: PrunePlan, masked: State, constants: Constants) -> tuple[St
                 state[key] = torch.zeros(filters.channels, dtype=state[filters.weight].dtype)
         state[key] = (state[key].double() + sign * shift.to(state[key].device)).to(state[key].dtype)
     return state, tuple(new_biases)
-
-
-def _norms_after(graph: ChannelGraph) -> dict[int, Op]:
-    """Return value -> the norm that is its only reader."""
-    readers: dict[int, list[Op]] = defaultdict(list)
-    for op in graph.ops:
-        for value in op.inputs:
-            readers[value.index].append(op)
-    return {index: ops[0] for index, ops in readers.items() if len(ops) == 1 and ops[0].kind == "norm"}
 
 
 def compact(plan: PrunePlan, state: State) -> State:

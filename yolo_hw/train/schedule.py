@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from yolo_hw.train.config import Schedule, TrainConfig
 
@@ -28,18 +29,26 @@ def learning_rate(step: int, steps_per_epoch: int, config: TrainConfig) -> float
     Returns:
         The learning rate.
     """
-    warmup = round(config.warmup_epochs * steps_per_epoch)
+    warmup, total = round(config.warmup_epochs * steps_per_epoch), config.epochs * steps_per_epoch
     highest = config.learning_rate
-    if step < warmup:
-        return highest * (step + 1) / warmup
-    total = config.epochs * steps_per_epoch
-    phase = min((step - warmup) / max(total - warmup - 1, 1), 1.0)
-    lowest = highest * config.final_lr_ratio
-    if config.schedule is Schedule.COSINE:
-        return lowest + 0.5 * (highest - lowest) * (1 + math.cos(math.pi * phase))
-    if config.schedule is Schedule.LINEAR:
-        return highest + (lowest - highest) * phase
-    if config.schedule is Schedule.MULTI_STEP:
+    if config.schedule is Schedule.MULTI_STEP and step >= warmup:
         passed = sum(step >= round(part * total) for part in config.milestones)
         return highest * config.step_ratio**passed
-    return highest
+    return annealed(step, Span(warmup, total), config.schedule, highest, highest * config.final_lr_ratio)
+
+
+class Span(NamedTuple):
+    """Steps of a run: those in which a value rises, and all."""
+
+    warmup: int
+    total: int
+
+
+def annealed(step: int, span: Span, schedule: Schedule, highest: float, lowest: float) -> float:
+    """Return a value that rises to `highest` and falls to `lowest` by the cosine or the line, or else stays."""
+    if step < span.warmup:
+        return highest * (step + 1) / span.warmup
+    phase = min((step - span.warmup) / max(span.total - span.warmup - 1, 1), 1.0)
+    if schedule is Schedule.COSINE:
+        return lowest + 0.5 * (highest - lowest) * (1 + math.cos(math.pi * phase))
+    return highest + (lowest - highest) * phase if schedule is Schedule.LINEAR else highest
