@@ -9,7 +9,8 @@ from support.random_net import BLOCKS, make_images, make_net, net_cfg
 
 from yolo_hw.errors import QuantError
 from yolo_hw.quant.execute import float_parameters, run_folded
-from yolo_hw.quant.fold import PIXEL_GAIN, fold_batch_norm, fold_model, plain_name
+from yolo_hw.quant.fold import PIXEL_GAIN, fold_model, plain_name
+from yolo_hw.quant.source import ConvSource
 
 
 def folded_outputs(graph, images):
@@ -61,7 +62,7 @@ def test_a_batch_norm_by_hand():
         block.bn.bias.copy_(torch.tensor([0.5, 0.25, -1.0]))
         block.bn.running_mean.copy_(torch.tensor([4.0, 1.0, 2.0]))
         block.bn.running_var.copy_(torch.tensor([3.99, 0.24, -0.005]))
-    weight, bias = fold_batch_norm(block)
+    weight, bias = ConvSource(block.conv.weight, block.bn).folded()
     np.testing.assert_allclose(weight[:, :, 0, 0], [[1, 2, 3], [-6, -12, -18], [5, 10, 15]], rtol=1e-6)
     np.testing.assert_allclose(bias, [-3.5, 6.25, -11.0], rtol=1e-6)
 

@@ -1,22 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a darknet model to the folded graph. The top function is `fold_model`; one method per layer kind below."""
+"""From a darknet model to the folded graph. The top function is `trace_darknet`; one method per layer kind below."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
-import numpy as np
+import torch
 
 from yolo_hw.darknet import layers as L
 from yolo_hw.darknet.layers import Layer, Shape
 from yolo_hw.errors import QuantError
 from yolo_hw.geometry import Window
 from yolo_hw.intgraph.graph import INPUT
-from yolo_hw.nn.blocks import BatchNormBlock, ConnectedBlock, ConvBlock, ShortcutBlock
+from yolo_hw.nn.blocks import BatchNormBlock, ConnectedBlock, ConvBlock, ShortcutBlock, SqueezeExciteBlock
 from yolo_hw.nn.darknet import Darknet
 from yolo_hw.quant import folded as F
-from yolo_hw.quant.folded import Float64Array, FoldedGraph, FoldedNode
+from yolo_hw.quant.folded import FoldedGraph, FoldedNode
+from yolo_hw.quant.source import ConvSource, TracedModel
 
 PIXEL_GAIN = 256 / 255
 """Networks are trained on pixel / 255, the integer graph's input stands for pixel / 256."""
@@ -25,13 +27,18 @@ POINT = Window((1, 1))
 
 
 def fold_model(model: Darknet) -> FoldedGraph:
-    """Reduce a model to operators with an integer meaning.
+    """Reduce a model to operators with an integer meaning; see `trace_darknet`."""
+    return trace_darknet(model).graph
+
+
+def trace_darknet(model: Darknet) -> TracedModel:
+    """Reduce a model to operators with an integer meaning, and remember which tensors the weights come from.
 
     Args:
         model: A darknet model; its batch norms are folded with their running statistics.
 
     Returns:
-        The folded graph, without nodes that no output depends on.
+        The folded graph, without nodes that no output depends on, and the sources of its convolutions.
 
     Raises:
         QuantError: A layer has no integer form; names it.
@@ -43,9 +50,15 @@ def fold_model(model: Darknet) -> FoldedGraph:
     for layer in model.network.outputs:
         spec = layer.spec if isinstance(layer, L.DetectionHead) else None
         outputs.append((folder.tensor[layer.index], spec))
-    nodes = _reachable(folder.nodes, {tensor for tensor, _ in outputs})
+    nodes = reachable(folder.nodes, {tensor for tensor, _ in outputs})
     _check_input_use(model, nodes)
-    return FoldedGraph(plain_name(model.network.name), model.network.input, nodes, tuple(outputs))
+    graph = FoldedGraph(plain_name(model.network.name), model.network.input, nodes, tuple(outputs))
+    return TracedModel(graph, {name: folder.sources[name] for name in conv_names(graph)})
+
+
+def conv_names(graph: FoldedGraph) -> list[str]:
+    """Return the names of the convolutions of a graph, in order."""
+    return [node.name for node in graph.nodes if isinstance(node, F.FoldedConv)]
 
 
 def plain_name(name: str) -> str:
@@ -53,7 +66,8 @@ def plain_name(name: str) -> str:
     return re.sub("[^A-Za-z0-9_.+-]|^[.+-]", "_", name)[:128] or "_"
 
 
-def _reachable(nodes: list[FoldedNode], wanted: set[str]) -> tuple[FoldedNode, ...]:
+def reachable(nodes: list[FoldedNode], wanted: set[str]) -> tuple[FoldedNode, ...]:
+    """Return the nodes that the tensors `wanted` depend on."""
     kept: list[FoldedNode] = []
     for node in reversed(nodes):
         if node.name in wanted:
@@ -77,6 +91,7 @@ class _Folder:
     def __init__(self, model: Darknet) -> None:
         self.model = model
         self.nodes: list[FoldedNode] = []
+        self.sources: dict[str, ConvSource] = {}
         self.tensor: dict[int, str] = {-1: INPUT}
         self._fold: dict[type[Layer], Callable[..., str]] = {
             L.Convolutional: self._convolutional,
@@ -123,64 +138,53 @@ class _Folder:
             raise self._refuse(layer, "a softmax has no integer form, except at the end, where the host computes it")
         return self._pass(layer)
 
+    def _emit_source(self, source: ConvSource, **fields: Any) -> str:  # noqa: ANN401 - the fields of FoldedConv
+        """Emit a convolution with the folded weights of `source`."""
+        weight, bias = source.folded()
+        node = F.FoldedConv(weight=weight, bias=bias, **fields)
+        self.sources[node.name] = source
+        return self._emit(node)
+
+    def _emit_conv(self, layer: Layer, source: ConvSource, window: Window, groups: int = 1) -> str:
+        """Emit a convolution that stands for a whole layer."""
+        activation = getattr(layer, "activation", "linear")
+        return self._emit_source(
+            source,
+            name=layer.name,
+            inputs=self._inputs(layer),
+            shape=layer.shape,
+            activation=activation,
+            window=window,
+            groups=groups,
+        )
+
     def _convolutional(self, layer: L.Convolutional) -> str:
         block = self.model.block(layer.name)
         assert isinstance(block, ConvBlock)
-        weight, bias = fold_batch_norm(block)
-        return self._emit(
-            F.FoldedConv(
-                name=layer.name,
-                inputs=self._inputs(layer),
-                shape=layer.shape,
-                activation=layer.activation,
-                weight=weight * self._gain(layer),
-                bias=bias,
-                window=Window(
-                    (layer.size, layer.size),
-                    (layer.stride_y, layer.stride_x),
-                    (layer.padding, layer.padding),
-                    (layer.dilation, layer.dilation),
-                ),
-                groups=layer.groups,
-            )
+        window = Window(
+            (layer.size, layer.size),
+            (layer.stride_y, layer.stride_x),
+            (layer.padding, layer.padding),
+            (layer.dilation, layer.dilation),
         )
+        source = ConvSource(block.conv.weight, block.bn, block.conv.bias, self._gain(layer))
+        return self._emit_conv(layer, source, window, layer.groups)
 
     def _connected(self, layer: L.Connected) -> str:
         block = self.model.block(layer.name)
         assert isinstance(block, ConnectedBlock)
-        weight, bias = fold_batch_norm(block)
-        source = layer.in_shapes[0]
-        return self._emit(
-            F.FoldedConv(
-                name=layer.name,
-                inputs=self._inputs(layer),
-                shape=layer.shape,
-                activation=layer.activation,
-                weight=(weight * self._gain(layer)).reshape(layer.shape.c, *source),
-                bias=bias,
-                window=Window((source.h, source.w)),
-            )
-        )
+        shape = layer.in_shapes[0]
+        weight = block.linear.weight.reshape(layer.shape.c, *shape)
+        source = ConvSource(weight, block.bn, block.linear.bias, self._gain(layer))
+        return self._emit_conv(layer, source, Window((shape.h, shape.w)))
 
     def _batchnorm(self, layer: L.BatchNorm) -> str:
         block = self.model.block(layer.name)
         assert isinstance(block, BatchNormBlock)
-        weight, bias = fold_batch_norm(block)
-        return self._depthwise_point(layer.name, self._inputs(layer)[0], layer.shape, weight * self._gain(layer), bias)
-
-    def _depthwise_point(self, name: str, source: str, shape: Shape, factor: Float64Array, bias: Float64Array) -> str:
-        """Emit ``factor[c] * x[c] + bias[c]``."""
-        return self._emit(
-            F.FoldedConv(
-                name=name,
-                inputs=(source,),
-                shape=shape,
-                weight=factor.reshape(shape.c, 1, 1, 1),
-                bias=bias,
-                window=POINT,
-                groups=shape.c,
-            )
-        )
+        assert block.bn is not None
+        ones = torch.ones_like(block.bn.weight).reshape(-1, 1, 1, 1)
+        source = ConvSource(ones, block.bn, None, self._gain(layer), fixed=True)
+        return self._emit_conv(layer, source, POINT, layer.shape.c)
 
     def _pool(self, layer: L.Pool) -> str:
         if layer.mode != "max":
@@ -233,9 +237,14 @@ class _Folder:
                     )
                 )
             if factors is not None:
-                factor = np.broadcast_to(factors[i].detach().double().cpu().numpy(), (layer.shape.c,)).copy()
-                zero = np.zeros(layer.shape.c)
-                part = self._depthwise_point(f"{layer.name}.weighted{i}", part, layer.shape, factor, zero)
+                part = self._emit_source(
+                    ConvSource(factors[i].detach().expand(layer.shape.c).reshape(-1, 1, 1, 1), fixed=True),
+                    name=f"{layer.name}.weighted{i}",
+                    inputs=(part,),
+                    shape=layer.shape,
+                    window=POINT,
+                    groups=layer.shape.c,
+                )
             parts.append(part)
         return self._emit(
             F.FoldedAdd(name=layer.name, inputs=tuple(parts), shape=layer.shape, activation=layer.activation)
@@ -274,20 +283,18 @@ class _Folder:
 
     def _squeeze_excite(self, layer: L.SqueezeExcite) -> str:
         source = self._inputs(layer)[0]
-        arrays = self.model.block(layer.name).arrays()
+        block = self.model.block(layer.name)
+        assert isinstance(block, SqueezeExciteBlock)
         mean = self._average(f"{layer.name}.mean", source, layer.shape)
-        for role, part, activation in (("weight1", "squeeze", "relu"), ("weight2", "excite", "h_sigmoid")):
-            weight = arrays[role].astype(np.float64)[:, :, None, None]
-            mean = self._emit(
-                F.FoldedConv(
-                    name=f"{layer.name}.{part}",
-                    inputs=(mean,),
-                    shape=Shape(weight.shape[0], 1, 1),
-                    activation=activation,
-                    weight=weight,
-                    bias=np.zeros(weight.shape[0]),
-                    window=POINT,
-                )
+        parts = ((block.squeeze, "squeeze", "relu"), (block.excite, "excite", "h_sigmoid"))
+        for linear, part, activation in parts:
+            mean = self._emit_source(
+                ConvSource(linear.weight[:, :, None, None]),
+                name=f"{layer.name}.{part}",
+                inputs=(mean,),
+                shape=Shape(linear.out_features, 1, 1),
+                activation=activation,
+                window=POINT,
             )
         return self._emit(F.FoldedMul(name=layer.name, inputs=(source, mean), shape=layer.shape))
 
@@ -297,31 +304,3 @@ class _Folder:
         return self._emit(
             F.FoldedAdd(name=layer.name, inputs=self._inputs(layer), shape=layer.shape, activation=layer.activation)
         )
-
-
-def fold_batch_norm(block: ConvBlock | ConnectedBlock | BatchNormBlock) -> tuple[Float64Array, Float64Array]:
-    r"""Fold a block's batch norm into its weight and bias, in float64.
-
-    .. math:: s = \gamma / \sqrt{\sigma^2 + \epsilon}, \quad w' = w s, \quad b' = \beta - \mu s
-
-    Args:
-        block: Convolution, fully connected layer or stand-alone batch norm (whose weight is 1).
-
-    Returns:
-        Weight [K, ...] and bias [K].
-
-    Reference:
-        Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
-        CVPR 2018, eq. (14).
-    """
-    if isinstance(block, BatchNormBlock):
-        weight = np.ones(block.layer.shape.c)
-    else:
-        weight = block.parameter_of("weight").detach().double().cpu().numpy()
-    if block.bn is None:
-        return weight, block.parameter_of("bias").detach().double().cpu().numpy()
-    scale, mean, var, beta = (
-        block.parameter_of(role).detach().double().cpu().numpy() for role in ("scale", "mean", "var", "bias")
-    )
-    factor = scale / np.sqrt(np.maximum(var, 0) + block.bn.eps)
-    return weight * factor.reshape(-1, *[1] * (weight.ndim - 1)), beta - mean * factor
