@@ -32,7 +32,7 @@ ALLOWED_IMPORTS = {
     "yolo_hw.nn": "ops darknet fixedpoint geometry atomic errors",
     "yolo_hw.ops": "darknet fixedpoint geometry atomic errors",
     "yolo_hw.data": "darknet fixedpoint geometry atomic errors",
-    "yolo_hw.quant": "nn intgraph ops darknet fixedpoint geometry errors",
+    "yolo_hw.quant": "train nn intgraph ops darknet fixedpoint geometry errors",
     "yolo_hw.evaluate": "nn data intgraph darknet atomic errors",
     "yolo_hw.train": "evaluate nn data darknet atomic errors",
     "yolo_hw.prune": "train evaluate nn data ops intgraph darknet geometry atomic errors",

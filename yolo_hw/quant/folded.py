@@ -133,3 +133,7 @@ class FoldedGraph:
     input_shape: Shape
     nodes: tuple[FoldedNode, ...]
     outputs: tuple[tuple[str, HeadSpec | None], ...]
+
+    def __deepcopy__(self, memo: dict[int, object]) -> FoldedGraph:
+        """A graph never changes: copies of what holds one share it."""
+        return self

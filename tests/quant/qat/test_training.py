@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Quantised models in the ordinary training loop: they learn, save, resume, freeze, average and give weights back."""
+
+import copy
+import io
+
+import numpy as np
+import pytest
+import torch
+from support.qat import assert_qat_ladder, images_of, trained_qat
+from support.random_net import BLOCKS, make_images, make_net, net_cfg, random_net
+from torch import nn
+
+from yolo_hw.darknet.layers import ACTIVATIONS
+from yolo_hw.data.labelled import LabelledImage
+from yolo_hw.errors import QuantError
+from yolo_hw.quant import QuantConfig, fold_model
+from yolo_hw.quant.qat import FreezeQat, QatConfig, ScaleMethod, float_model, lower_model, prepare_qat
+from yolo_hw.train import Optimizer, TrainConfig, fit
+from yolo_hw.train.batches import Batch
+
+FOUR_BITS = QuantConfig(w_bits=4, a_bits=4)
+
+
+class Scenes:
+    """Training images without labels."""
+
+    def __init__(self, model, count=16):
+        self.images = make_images(model, count)
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return LabelledImage(self.images[index], np.zeros((0, 4)), np.zeros(0, np.int64))
+
+
+def mimic(teacher):
+    """Mean squared distance to the teacher's outputs."""
+
+    def loss(outputs, batch: Batch):
+        with torch.no_grad():
+            wanted = teacher(batch.images)
+        return {"mimic": torch.stack([((y - w) ** 2).mean() for y, w in zip(outputs, wanted, strict=True)]).mean()}
+
+    return loss
+
+
+def distance(model, teacher):
+    with torch.no_grad():
+        return float(mimic(teacher)(model.eval()(images_of(teacher, 7)), Batch(images_of(teacher, 7), None))["mimic"])
+
+
+@pytest.mark.parametrize(("scale", "share"), [(ScaleMethod.TQT, 0.5), (ScaleMethod.LSQ, 0.5), (ScaleMethod.RANGE, 0.8)])
+def test_training_comes_closer_to_the_float_model_than_calibration(scale, share):
+    teacher = make_net(net_cfg(["leaky", "shortcut", "mish", "spp"]))
+    qat = prepare_qat(
+        teacher, FOUR_BITS, qat=QatConfig(w_scale=scale, a_scale=scale), batches=[make_images(teacher, 16)]
+    )
+    before = distance(qat, teacher)
+    optimizer = torch.optim.Adam(qat.parameters(), lr=3e-3)
+    loss = mimic(teacher)
+    qat.freeze_norms()
+    for step in range(60):
+        images = images_of(teacher, step)
+        optimizer.zero_grad()
+        loss(qat.train()(images), Batch(images, None))["mimic"].backward()
+        optimizer.step()
+    assert distance(qat, teacher) < share * before
+    assert_qat_ladder(qat, make_images(teacher, 1, seed=9)[0])
+
+
+def test_the_ordinary_loop_trains_freezes_and_averages():
+    teacher = make_net(net_cfg(["leaky", "shortcut", "mish", "spp"]))
+    qat = prepare_qat(teacher, FOUR_BITS, batches=[make_images(teacher, 16)])
+    before = distance(qat, teacher)
+    config = TrainConfig(epochs=20, batch=8, optimizer=Optimizer.ADAMW, learning_rate=2e-3, ema_decay=0.9, workers=0)
+    state = fit(qat, Scenes(teacher), config, loss=mimic(teacher), callbacks=[FreezeQat(0.0, 0.8)])
+    assert state.model is qat
+    assert all(conv.norm_frozen for conv in state.best_model.convs.values())
+    assert distance(state.best_model, teacher) < 0.7 * before
+    assert_qat_ladder(state.best_model, make_images(teacher, 1, seed=9)[0])
+
+
+def test_a_copy_of_the_state_continues_alike():
+    teacher = random_net(3)
+    qat = trained_qat(teacher, QuantConfig(), QatConfig())
+    qat.freeze_scales()
+    buffer = io.BytesIO()
+    torch.save(qat.state_dict(), buffer)
+    buffer.seek(0)
+    other = prepare_qat(teacher)
+    other.load_state_dict(torch.load(buffer, weights_only=True))
+    for one, two in zip(qat(images_of(teacher)), other(images_of(teacher)), strict=True):
+        assert torch.equal(one, two)
+    assert lower_model(other).tensors == lower_model(qat).tensors
+
+
+@pytest.mark.parametrize("block", sorted(set(BLOCKS) - set(ACTIVATIONS)))
+def test_weights_go_back_into_the_float_model(block):
+    model = make_net(net_cfg([block]))
+    untouched = float_model(prepare_qat(model), model)
+    for name, value in model.state_dict().items():
+        assert torch.equal(untouched.state_dict()[name], value), name
+    qat = trained_qat(model, QuantConfig(), QatConfig())
+    trained = float_model(qat, model)
+    assert any(not torch.equal(value, model.state_dict()[name]) for name, value in trained.state_dict().items())
+    for one, two in zip(fold_model(trained).nodes, qat.folded_graph().nodes, strict=True):
+        if hasattr(one, "weight"):
+            np.testing.assert_array_equal(one.weight, two.weight)
+            np.testing.assert_array_equal(one.bias, two.bias)
+
+
+def test_the_model_given_is_not_changed():
+    model = random_net(4)
+    before = copy.deepcopy(model.state_dict())
+    trained_qat(model, QuantConfig(), QatConfig())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_without_images_the_first_batch_decides():
+    model = random_net(5)
+    qat = prepare_qat(model)
+    with pytest.raises(QuantError, match="fraction bits are not set"):
+        qat(images_of(model))
+    with pytest.raises(QuantError, match="fraction bits are not set"):
+        lower_model(qat)
+    qat.train()(images_of(model))
+    given = prepare_qat(model, batches=[make_images(model)])
+    for one, two in zip(qat.formats.values(), given.formats.values(), strict=True):
+        assert one.format() == two.format()
+
+
+def test_freezing_at_shares_of_a_run():
+    class State:
+        total_steps = 10
+
+        def __init__(self, model):
+            self.model, self.step = model, 0
+
+    model = random_net(6)
+    qat = prepare_qat(model, batches=[make_images(model)])
+    state, freeze = State(qat), FreezeQat(norms_at=0.3, scales_at=0.8)
+    freeze.on_start(state)
+    seen = []
+    for state.step in range(1, 11):
+        freeze.on_step(state, {})
+        norms = all(bool(conv.norm_frozen) for conv in qat.convs.values() if conv.norm is not None)
+        seen.append((norms, all(bool(q.frozen) for q in qat.formats.values())))
+    assert seen == [(step >= 3, step >= 8) for step in range(1, 11)]
+    with pytest.raises(QuantError, match="must come from prepare_qat, got Conv2d"):
+        freeze.on_start(State(nn.Conv2d(1, 1, 1)))
+    with pytest.raises(QuantError, match="norms_at must be a share"):
+        FreezeQat(norms_at=1.5)
+
+
+def test_statistics_over_processes_are_refused():
+    model = make_net(net_cfg(["leaky"]))
+    qat = prepare_qat(model, batches=[make_images(model)]).train()
+    synced = nn.SyncBatchNorm.convert_sync_batchnorm(qat)
+    with pytest.raises(QuantError, match="sync_batch_norm"):
+        synced(images_of(model))

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Quantised models in training, a few steps away from where calibration has put them. Needs torch."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from support.random_graph import adversarial_inputs, random_input
+from support.random_net import make_images
+
+from yolo_hw.intgraph import IntGraph, execute, image_codes
+from yolo_hw.intgraph.engine import Engine
+from yolo_hw.nn.darknet import Darknet
+from yolo_hw.quant import QuantConfig
+from yolo_hw.quant.qat import QatConfig, QatModel, lower_model, prepare_qat
+
+
+def images_of(model: Darknet, seed: int = 0) -> torch.Tensor:
+    """Return images [4, C, H, W] in [0, 1]."""
+    return torch.from_numpy(make_images(model, seed=seed)).permute(0, 3, 1, 2).float() / 255
+
+
+def trained_qat(model: Darknet, config: QuantConfig, qat: QatConfig, steps: int = 4) -> QatModel:
+    """Quantise a model and make steps that pull its outputs toward other ones, so that all parameters move."""
+    prepared = prepare_qat(model, config, qat=qat, batches=[make_images(model)]).train()
+    optimizer = torch.optim.Adam(prepared.parameters(), lr=0.02)
+    generator = torch.Generator().manual_seed(1)
+    for step in range(steps):
+        outputs = prepared(images_of(model, seed=step))
+        wanted = [torch.randn(y.shape, generator=generator) for y in outputs]
+        loss = torch.stack([((y - w) ** 2).mean() for y, w in zip(outputs, wanted, strict=True)]).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return prepared.eval()
+
+
+def assert_qat_ladder(qat: QatModel, image: np.ndarray) -> IntGraph:
+    """Check that the model's float64 values are the codes of the integer graph and of the engine."""
+    graph = lower_model(qat)
+    exact = copy.deepcopy(qat).double()
+    engine = Engine(graph, threads=1, keep_all=True)
+    for codes in (image_codes(image), random_input(graph, 3), *adversarial_inputs(graph).values()):
+        with torch.inference_mode():
+            values = dict(exact.run(torch.from_numpy(np.asarray(codes, np.float64))[None] / 255))
+        compiled = engine.run_all(codes)
+        for name, expected in execute(graph, codes):
+            mine = np.ldexp(values[name][0].numpy(), graph.tensors[name].fmt.frac)
+            np.testing.assert_array_equal(mine, expected.codes, err_msg=f"model: {name}")
+            np.testing.assert_array_equal(compiled[name], expected.codes, err_msg=f"engine: {name}")
+    return graph

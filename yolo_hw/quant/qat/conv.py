@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A convolution that is trained with the weights the hardware will have."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from yolo_hw.errors import QuantError
+from yolo_hw.fixedpoint import MAX_ABS_FRAC, IntArray, Rounding, round_real
+from yolo_hw.geometry import Window
+from yolo_hw.nn.windows import pad_windows
+from yolo_hw.ops.batch_norm import batch_norm
+from yolo_hw.ops.fold_bn import BatchNorm, fold_bn
+from yolo_hw.quant.folded import FoldedConv
+from yolo_hw.quant.plan import ConvCodes
+from yolo_hw.quant.qat.config import NormFold
+from yolo_hw.quant.qat.quantiser import FracLimits, Quantiser
+from yolo_hw.quant.source import ConvSource, Norm, norm_vectors
+
+BIAS_BITS = 30
+"""Magnitude bits of biases: one less than an int32 has, so that bias and sum fit together."""
+
+
+class QatConv(nn.Module):
+    r"""Convolution whose folded weight is rounded: :math:`y = x * Q(w c) + b`, with c the factor of the batch norm.
+
+    Weight and batch norm stay apart as parameters. With frozen statistics and in evaluation
+    :math:`c = \gamma / \sqrt{\sigma_r^2 + \epsilon}` and :math:`b = \beta - \mu_r c`; before the freeze a `NormFold`
+    says what the statistics of the batch do.
+
+    Attributes:
+        weight: [K, C / groups, R, S], without the batch norm.
+        bias: [K] or None.
+        norm: The batch norm or None.
+        quantiser: Rounds the folded weight.
+        norm_frozen: Whether training uses the running statistics, too.
+    """
+
+    weight: Tensor
+    norm_frozen: Tensor
+
+    def __init__(self, node: FoldedConv, source: ConvSource, quantiser: Quantiser, norm_fold: NormFold) -> None:
+        """Copy the source's parameters.
+
+        Args:
+            node: Shapes and geometry.
+            source: The parameters to start from.
+            quantiser: Rounds the folded weights; one channel, or as many as the weight.
+            norm_fold: What training does before the statistics are frozen.
+        """
+        super().__init__()
+        self.window, self.groups, self.out_size = node.window, node.groups, (node.shape.h, node.shape.w)
+        self.quantiser, self.norm_fold, self.gain = quantiser, norm_fold, source.gain
+        weight = source.weight.detach().clone().contiguous()
+        if source.fixed:
+            self.register_buffer("weight", weight)
+        else:
+            self.weight = nn.Parameter(weight)
+        self.bias = None if source.bias is None else nn.Parameter(source.bias.detach().clone())
+        self.norm = None if source.norm is None else _copied(source.norm)
+        self.register_buffer("norm_frozen", torch.tensor(self.norm is None))
+
+    def forward(self, x: Tensor, x_frac: Tensor, limits: FracLimits) -> Tensor:
+        """Return the accumulators as real values.
+
+        Args:
+            x: [N, C, H, W], on the grid of `x_frac`.
+            x_frac: [1] fraction bits of x.
+            limits: What the target allows of the weights' fraction bits.
+
+        Returns:
+            [N, K, H', W'].
+        """
+        if not self.training or self.norm_frozen:
+            weight, bias = self.folded()
+            limits = self.limits(limits, bias, x_frac)
+            quantised = self.quantiser(weight, limits)
+            if not self.training:
+                bias = _rounded(bias, self.quantiser.frac(limits) + x_frac, self.quantiser.grid.rounding)
+            return self._convolve(x, quantised, bias)
+        return _TRAINING[self.norm_fold](self, x, x_frac, limits)
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Return weight and bias, folded with the running statistics."""
+        weight = self._scaled_weight()
+        if self.norm is None:
+            return weight, weight.new_zeros(weight.shape[0]) if self.bias is None else self.bias
+        return fold_bn(weight, BatchNorm(*norm_vectors(self.norm)), self.bias, eps=self.norm.eps)
+
+    def limits(self, limits: FracLimits, bias: Tensor, x_frac: Tensor) -> FracLimits:
+        """Return `limits`, and those with which the bias [K] fits its word, for every channel of the quantiser."""
+        _, exponent = torch.frexp(bias.detach())  # |bias| < 2**exponent
+        exponent = torch.where(bias.detach() == 0, -MAX_ABS_FRAC, exponent)
+        highest = torch.minimum(limits.highest, BIAS_BITS - exponent - x_frac)
+        lowest = limits.lowest.expand_as(highest)
+        if self.quantiser.channels == 1:
+            return FracLimits(lowest.amax().reshape(1), highest.amin().reshape(1))
+        return FracLimits(lowest, highest)
+
+    @torch.no_grad()
+    def codes(self, x_frac: Tensor, limits: FracLimits) -> ConvCodes:
+        """Return what evaluation computes with, as integers."""
+        weight, bias = self.folded()
+        limits = self.limits(limits, bias, x_frac)
+        frac = self.quantiser.frac(limits).expand(weight.shape[0])
+        codes = torch.ldexp(self.quantiser(weight, limits), frac.reshape(-1, 1, 1, 1))
+        biases = torch.ldexp(_rounded(bias, frac + x_frac, self.quantiser.grid.rounding).double(), frac + x_frac)
+        return ConvCodes(_integers(codes), _integers(frac), _integers(biases), self.quantiser.grid.bits)
+
+    def source(self) -> tuple[Tensor, Norm | None, Tensor | None]:
+        """Return weight, batch norm and bias as `ConvSource.load` takes them."""
+        return self.weight, self.norm, self.bias
+
+    def freeze_norm(self) -> None:
+        """From now on training uses the running statistics and does not change them."""
+        self.norm_frozen.fill_(True)
+
+    def _scaled_weight(self) -> Tensor:
+        return self.weight if self.gain == 1 else self.weight * self.gain
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        window, padding = self.window, self.window.pad
+        if not _is_symmetric(window, x, self.out_size):
+            x, padding = pad_windows(x, window, self.out_size, 0.0), (0, 0)
+        return F.conv2d(x, weight, bias, window.stride, padding, window.dilation, self.groups)
+
+    def _factor(self) -> tuple[BatchNorm, Tensor]:
+        """Return the batch norm as constants and its factor c [K]: copies, since the statistics change in between."""
+        assert self.norm is not None
+        constant = BatchNorm(*(vector.detach().clone() for vector in norm_vectors(self.norm)))
+        return constant, constant.gamma / torch.sqrt(constant.var.clamp(min=0) + self.norm.eps)
+
+    def _quantised(self, norm: BatchNorm, x_frac: Tensor, limits: FracLimits) -> Tensor:
+        """Fold with `norm` and round."""
+        assert self.norm is not None
+        weight, bias = fold_bn(self._scaled_weight(), norm, self.bias, eps=self.norm.eps)
+        return cast(Tensor, self.quantiser(weight, self.limits(limits, bias, x_frac)))
+
+    def _one_pass(self, x: Tensor, x_frac: Tensor, limits: FracLimits) -> Tensor:
+        """`yolo_hw.ops.qat_conv_bn` with any quantiser."""
+        assert self.norm is not None
+        constant, factor = self._factor()
+        y = self._convolve(x, self._quantised(constant, x_frac, limits))
+        gamma, beta, *_ = norm_vectors(self.norm)
+        out, mean, var = batch_norm(y, gamma.abs(), beta, self.norm.eps * factor.square())
+        self._update(mean / factor, var / factor.square(), y.numel() // y.shape[1])
+        return out
+
+    def _two_pass(self, x: Tensor, x_frac: Tensor, limits: FracLimits) -> Tensor:
+        mean, var, count = self._batch_statistics(x)
+        assert self.norm is not None
+        constant, _ = self._factor()
+        gamma, beta, *_ = norm_vectors(self.norm)
+        y = self._convolve(x, self._quantised(constant, x_frac, limits))
+        deviation = torch.sqrt(var + self.norm.eps)
+        # gamma / deviation, as the ratio to the constant that the weights hold: gamma passes its gradient here.
+        ratio = torch.sqrt(constant.var.clamp(min=0) + self.norm.eps) / deviation * _over(gamma)
+        bias = beta - mean * gamma / deviation
+        self._update(mean, var, count)
+        return y * ratio.reshape(1, -1, 1, 1) + bias.reshape(1, -1, 1, 1)
+
+    def _batch(self, x: Tensor, x_frac: Tensor, limits: FracLimits) -> Tensor:
+        mean, var, count = self._batch_statistics(x)
+        assert self.norm is not None
+        gamma, beta, *_ = norm_vectors(self.norm)
+        norm = BatchNorm(gamma, beta, mean, var)
+        weight, bias = fold_bn(self._scaled_weight(), norm, None, eps=self.norm.eps)
+        self._update(mean, var, count)
+        return self._convolve(x, self.quantiser(weight, self.limits(limits, bias, x_frac)), bias)
+
+    def _batch_statistics(self, x: Tensor) -> tuple[Tensor, Tensor, int]:
+        """Return mean and biased variance [K] of the float convolution (the bias aside), and values per channel."""
+        y = self._convolve(x, self._scaled_weight())
+        var, mean = torch.var_mean(y, (0, 2, 3), correction=0)
+        return mean, var, y.numel() // y.shape[1]
+
+    @torch.no_grad()
+    def _update(self, mean: Tensor, var: Tensor, count: int) -> None:
+        """Move the running statistics; a channel whose statistics are not finite, with a factor of 0, keeps them."""
+        assert self.norm is not None
+        if type(self.norm) not in (nn.BatchNorm1d, nn.BatchNorm2d):
+            raise QuantError(
+                f"quantisation-aware training: statistics over processes ({type(self.norm).__name__}) are not "
+                "supported; train without sync_batch_norm, or freeze the norms"
+            )
+        bias = 0 if self.bias is None else self.bias
+        _, _, running_mean, running_var = norm_vectors(self.norm)
+        momentum = self.norm.momentum if self.norm.momentum is not None else 1 / (_count(self.norm) + 1)
+        unbiased = count / max(count - 1, 1)
+        for running, found in ((running_mean, mean + bias), (running_var, var * unbiased)):
+            running.copy_(torch.where(found.isfinite(), running.lerp(found.to(running), momentum), running))
+        if self.norm.num_batches_tracked is not None:
+            self.norm.num_batches_tracked.add_(1)
+
+
+_TRAINING = {
+    NormFold.ONE_PASS: QatConv._one_pass,
+    NormFold.TWO_PASS: QatConv._two_pass,
+    NormFold.BATCH: QatConv._batch,
+}
+
+
+def _count(norm: Norm) -> int:
+    return int(cast(Tensor, norm.num_batches_tracked))
+
+
+def _copied(norm: Norm) -> nn.BatchNorm2d:
+    copied = nn.BatchNorm2d(norm.num_features, norm.eps, norm.momentum)
+    with torch.no_grad():
+        for mine, other in zip(norm_vectors(copied), norm_vectors(norm), strict=True):
+            mine.copy_(other)
+    return copied.to(next(iter(norm_vectors(norm))))
+
+
+def _over(gamma: Tensor) -> Tensor:
+    """1 with the gradient of ``gamma / constant gamma``; 1 without one where gamma is zero."""
+    constant = gamma.detach()
+    return torch.where(constant == 0, torch.ones_like(gamma), gamma / torch.where(constant == 0, 1, constant))
+
+
+def _is_symmetric(window: Window, x: Tensor, out_size: tuple[int, int]) -> bool:
+    return all(window.trailing_pad(axis, x.shape[2 + axis], out_size[axis]) == window.pad[axis] for axis in (0, 1))
+
+
+def _rounded(bias: Tensor, frac: Tensor, rounding: Rounding) -> Tensor:
+    """Round the bias [K] to the accumulators' grid, with a straight-through gradient."""
+    frac = frac.expand_as(bias).cpu()
+    codes = round_real(torch.ldexp(bias.detach().double().cpu(), frac).numpy(), rounding)
+    exact = torch.ldexp(torch.from_numpy(codes), -frac).to(bias)
+    return bias + (exact - bias).detach()
+
+
+def _integers(x: Tensor) -> IntArray:
+    return cast(IntArray, x.detach().double().cpu().numpy().astype("int64"))

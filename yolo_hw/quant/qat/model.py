@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A network in quantisation-aware training: the folded graph, with live weights and quantisers that follow them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import cast
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from yolo_hw.darknet.network import Network
+from yolo_hw.errors import QuantError
+from yolo_hw.fixedpoint import FixedPoint
+from yolo_hw.intgraph.graph import INPUT, INPUT_FORMAT
+from yolo_hw.intgraph.liveness import last_reads
+from yolo_hw.intgraph.nodes import AvgPool
+from yolo_hw.nn.activations import activate
+from yolo_hw.ops import fake_quant_pow2
+from yolo_hw.quant import folded as G
+from yolo_hw.quant.calibrate import ImageBatch, Progress, calibrate
+from yolo_hw.quant.config import QuantConfig
+from yolo_hw.quant.execute import raw_result
+from yolo_hw.quant.fold import PIXEL_GAIN
+from yolo_hw.quant.folded import FoldedConv, FoldedGraph, FoldedNode
+from yolo_hw.quant.groups import format_groups
+from yolo_hw.quant.plan import QuantPlan
+from yolo_hw.quant.qat.config import QatConfig
+from yolo_hw.quant.qat.conv import QatConv
+from yolo_hw.quant.qat.quantiser import FracLimits, Grid, Quantiser, make_quantiser
+from yolo_hw.quant.source import ConvSource, TracedModel
+from yolo_hw.quant.tables import ARITHMETIC, build_table
+
+
+class QatModel(nn.Module):
+    """What `prepare_qat` makes of a float model; trained like it, by the same loop and loss.
+
+    In training, rounding is straight-through and floats are the tensors' own. In evaluation every number is the one the
+    integer graph computes: exactly in float64, and as far as float32 can add otherwise.
+
+    Attributes:
+        graph: The network's nodes, without weights.
+        config: Word lengths, rounding, slope of leaky.
+        qat: How scales and batch norms are trained.
+        convs: By name of node (dots are slashes): weights, batch norms and their quantisers.
+        formats: By the first tensor of each format group: the quantiser all its tensors share.
+        arguments: By name of node: the quantiser of the argument of its activation's table.
+    """
+
+    calibrated: Tensor
+
+    def __init__(self, traced: TracedModel, network: Network | None, config: QuantConfig, qat: QatConfig) -> None:
+        """Build the modules; `calibrate` has to follow.
+
+        Args:
+            traced: The folded graph and the float model's tensors, which are copied.
+            network: Description of a darknet model, for losses and detection.
+            config: Word lengths, observers, rounding.
+            qat: How scales and batch norms are trained.
+        """
+        super().__init__()
+        self.graph, self.config, self.qat = _without_weights(traced.graph), config, qat
+        self._network = network
+        self.convs = nn.ModuleDict()
+        self.formats = nn.ModuleDict()
+        self.arguments = nn.ModuleDict()
+        self._format_of: dict[str, str] = {}
+        for group in format_groups(traced.graph, config):
+            key = _key(group.members[0])
+            self.formats[key] = self._activation_quantiser(group.bits, group.signed)
+            self._format_of |= dict.fromkeys(group.members, key)
+        for node in traced.graph.nodes:
+            if not node.moves and node.activation not in ARITHMETIC:
+                self.arguments[_key(node.name)] = self._activation_quantiser(config.activation_bits(node.name), True)
+            if isinstance(node, FoldedConv):
+                self.convs[_key(node.name)] = self._make_conv(node, traced.sources[node.name])
+        self.register_buffer("calibrated", torch.tensor(False))
+
+    def _activation_quantiser(self, bits: int, signed: bool) -> Quantiser:
+        grid = Grid(bits, signed, self.config.rounding, self.config.overflow)
+        return make_quantiser(self.qat.a_scale, grid, momentum=self.qat.range_momentum)
+
+    def _make_conv(self, node: FoldedConv, source: ConvSource) -> QatConv:
+        grid = Grid(self.config.weight_bits(node.name), True, self.config.rounding, self.config.overflow)
+        channels = node.weight.shape[0] if self.config.per_channel else 1
+        return QatConv(node, source, make_quantiser(self.qat.w_scale, grid, channels), self.qat.norm_fold)
+
+    @property
+    def network(self) -> Network:
+        """The darknet network this was made of.
+
+        Raises:
+            QuantError: It was made of another module.
+        """
+        if self._network is None:
+            raise QuantError(f"{self.graph.name}: the quantised model was not made of a darknet network")
+        return self._network
+
+    def calibrate(self, batches: list[ImageBatch], progress: Progress | None = None) -> None:
+        """Set all fraction bits by post-training calibration of the current weights; see `yolo_hw.quant.calibrate`.
+
+        Args:
+            batches: Images [N, H, W, C] uint8 of the network's size.
+            progress: Called after every batch.
+        """
+        # What changes weights has been done before, or is what training is for.
+        config = replace(self.config, equalise=None, bias_correction=False)
+        self.take_formats(calibrate(self.folded_graph(), batches, config, progress).plan)
+
+    def take_formats(self, plan: QuantPlan) -> None:
+        """Start from the fraction bits of a plan for this network."""
+        for node in self.graph.nodes:
+            if node.name in plan.tables:
+                _set(self._argument(node), plan.tables[node.name].fmt.frac)
+            if not node.moves:
+                _set(self._format(node.name), plan.formats[node.name].frac)
+            if isinstance(node, FoldedConv):
+                quantiser = self._conv(node).quantiser
+                frac = torch.from_numpy(plan.convs[node.name].w_frac)
+                quantiser.set_frac(frac if quantiser.channels > 1 else frac.amin().reshape(1))
+        self.calibrated.fill_(True)
+
+    def folded_graph(self) -> FoldedGraph:
+        """Return the network in float with its current weights, batch norms folded with the running statistics."""
+
+        def with_weights(node: FoldedNode) -> FoldedNode:
+            if not isinstance(node, FoldedConv):
+                return node
+            conv = self._conv(node)
+            weight, bias = ConvSource(conv.weight, conv.norm, conv.bias, conv.gain).folded()
+            return replace(node, weight=weight, bias=bias)
+
+        return replace(self.graph, nodes=tuple(with_weights(node) for node in self.graph.nodes))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Run the network.
+
+        Args:
+            x: [N, C, H, W] pixels / 255, of the network's size.
+
+        Returns:
+            The map [N, K, h, w] of every output, in the order of the graph's.
+
+        Raises:
+            QuantError: The fraction bits are not set and this is no training; or several processes would set different
+                ones.
+        """
+        if not self.calibrated:
+            self._calibrate_on(x)
+        wanted = {tensor for tensor, _ in self.graph.outputs}
+        found = {name: out for name, out in self.run(x) if name in wanted}
+        return [found[tensor] for tensor, _ in self.graph.outputs]
+
+    def run(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Run the network on pixels / 255; yield (tensor, [N, K, h, w]) in execution order."""
+        rule = (INPUT_FORMAT, self.config.rounding, self.config.overflow)
+        maps = {INPUT: fake_quant_pow2(x / PIXEL_GAIN, *rule)}
+        fracs = {INPUT: torch.tensor([INPUT_FORMAT.frac], dtype=torch.int32, device=x.device)}
+        for node, dying in zip(self.graph.nodes, last_reads(self.graph.nodes), strict=True):
+            inputs = [maps[name] for name in node.inputs]
+            if node.moves:
+                maps[node.name] = raw_result(node, inputs, {})
+                fracs[node.name] = fracs[node.inputs[0]]
+            elif isinstance(node, FoldedConv):
+                x_frac = fracs[node.inputs[0]]
+                pre = self._conv(node)(inputs[0], x_frac, self._limits(node, x_frac))
+                maps[node.name] = self._finish(node, pre)
+                fracs[node.name] = self._format(node.name).frac()
+            else:
+                maps[node.name] = self._finish(node, raw_result(node, inputs, {}))
+                fracs[node.name] = self._format(node.name).frac()
+            yield node.name, maps[node.name]
+            for name in dying:
+                del maps[name]
+
+    def _finish(self, node: FoldedNode, pre: Tensor) -> Tensor:
+        """Turn accumulators into the node's rounded output; the float form of `yolo_hw.intgraph.requant`."""
+        quantiser = self._format(node.name)
+        if isinstance(node, G.FoldedAvgPool):
+            mul, mul_shift = AvgPool.reciprocal(node.count)
+            pre = pre * (mul * 2.0**-mul_shift)
+        if _key(node.name) in self.arguments:
+            return self._by_table(node, pre, quantiser)
+        if node.activation == "leaky":
+            leaky = self.config.leaky
+            pre = nn.functional.leaky_relu(pre, leaky.mul * 2.0**-leaky.shift)
+        out: Tensor = quantiser(pre)
+        if node.activation == "relu":
+            out = out.clamp_min(0)
+        elif node.activation == "relu6":
+            cap = fake_quant_pow2(pre.new_full((1,), 6.0), quantiser.grid.format(), self.config.rounding,
+                                  frac=quantiser.frac())  # fmt: skip
+            out = torch.minimum(out.clamp_min(0), cap)
+        return out
+
+    def _by_table(self, node: FoldedNode, pre: Tensor, quantiser: Quantiser) -> Tensor:
+        """An activation that hardware looks up: in training the function, in evaluation the table itself."""
+        argument = self._argument(node)
+        code = argument(pre)
+        if self.training:
+            return cast(Tensor, quantiser(activate(node.activation, code)))
+        fmt, out = argument.format(), quantiser.format()
+        table = torch.from_numpy(build_table(node.activation, fmt, out, self.config).codes).to(pre.device)
+        index = torch.ldexp(code, torch.tensor(fmt.frac)).long() - fmt.lo
+        return table[index].to(pre.dtype) * out.step
+
+    def _limits(self, node: FoldedConv, x_frac: Tensor) -> FracLimits:
+        """Return the fraction bits of weights with which the output shift is one the target has."""
+        contract = self.config.contract
+        slope_shift = self.config.leaky.shift if node.activation == "leaky" else 0
+        code = self._argument(node) if _key(node.name) in self.arguments else self._format(node.name)
+        ahead = code.frac() - x_frac
+        return FracLimits(contract.min_shift + ahead, contract.max_shift - slope_shift + ahead)
+
+    def _calibrate_on(self, x: Tensor) -> None:
+        """The first batch of a training decides, where no images were given before."""
+        if not self.training:
+            raise QuantError(
+                f"{self.graph.name}: the fraction bits are not set: give prepare_qat images, or train the model first"
+            )
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            raise QuantError(
+                f"{self.graph.name}: with several processes prepare_qat needs calibration images, as every process "
+                "would set other fraction bits from its own first batch"
+            )
+        pixels = (x.detach() * 255).round().clamp(0, 255).to("cpu", torch.uint8)
+        self.calibrate([np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy())])
+
+    @torch.no_grad()
+    def plan(self) -> QuantPlan:
+        """Return formats and codes: what evaluation computes with, as integers."""
+        exact = copy.deepcopy(self).double().cpu().eval()
+        return exact._plan()
+
+    def _plan(self) -> QuantPlan:
+        if not self.calibrated:
+            raise QuantError(f"{self.graph.name}: the fraction bits are not set: train the model first")
+        formats: dict[str, FixedPoint] = {INPUT: INPUT_FORMAT}
+        formats |= {node.name: self._format(node.name).format() for node in self.graph.nodes}
+        convs, tables = {}, {}
+        for node in self.graph.nodes:
+            if _key(node.name) in self.arguments:
+                argument = self._argument(node).format()
+                tables[node.name] = build_table(node.activation, argument, formats[node.name], self.config)
+            if isinstance(node, FoldedConv):
+                x_frac = torch.tensor([formats[node.inputs[0]].frac], dtype=torch.int32)
+                convs[node.name] = self._conv(node).codes(x_frac, self._limits(node, x_frac))
+        return QuantPlan(self.config, formats, convs, tables)
+
+    def conv(self, name: str) -> QatConv:
+        """Return the module of the convolution `name`."""
+        return cast(QatConv, self.convs[_key(name)])
+
+    def freeze_norms(self) -> None:
+        """From now on training uses the running statistics of batch norms, and does not change them."""
+        for conv in self.convs.values():
+            cast(QatConv, conv).freeze_norm()
+
+    def freeze_scales(self) -> None:
+        """From now on training leaves all fraction bits as they are."""
+        for module in self.modules():
+            if isinstance(module, Quantiser):
+                module.frozen.fill_(True)
+
+    def _format(self, tensor: str) -> Quantiser:
+        return cast(Quantiser, self.formats[self._format_of[tensor]])
+
+    def _argument(self, node: FoldedNode) -> Quantiser:
+        return cast(Quantiser, self.arguments[_key(node.name)])
+
+    def _conv(self, node: FoldedNode) -> QatConv:
+        return self.conv(node.name)
+
+
+def _key(name: str) -> str:
+    """Return a name that torch takes for a module."""
+    return name.replace(".", "/")
+
+
+def _set(quantiser: Quantiser, frac: int) -> None:
+    quantiser.set_frac(torch.tensor([frac]))
+
+
+def _without_weights(graph: FoldedGraph) -> FoldedGraph:
+    """Keep the shapes of weights, in one number of memory."""
+    nodes = [
+        replace(node, weight=np.broadcast_to(np.float64(0), node.weight.shape), bias=np.zeros(0))
+        if isinstance(node, FoldedConv)
+        else node
+        for node in graph.nodes
+    ]
+    return replace(graph, nodes=tuple(nodes))
