@@ -56,8 +56,8 @@ from yolo_hw.prune.report import (
     write_report,
 )
 from yolo_hw.quant.post_training import quantise_model
-from yolo_hw.train.best import write_detector
 from yolo_hw.train.callbacks import MEASURING
+from yolo_hw.train.form import write_detector
 
 RANDOM_IMAGES = 2
 """Of noise, for --verify."""

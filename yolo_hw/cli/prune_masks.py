@@ -24,7 +24,7 @@ from yolo_hw.prune.match import select_layers
 from yolo_hw.prune.patterns import block_masks, group_masks
 from yolo_hw.prune.ranking import Scope
 from yolo_hw.prune.record import RECORD
-from yolo_hw.train.best import write_detector
+from yolo_hw.train.form import write_detector
 
 SCHEMA_ID = "yolo_hw.masks/1"
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from yolo_hw.atomic import atomic_file
-from yolo_hw.nn.darknet import Darknet
+from yolo_hw.darknet.network import Network
 from yolo_hw.train.config import TrainConfig
 from yolo_hw.train.errors import TrainError
 from yolo_hw.train.state import Callback, Measured, TrainState
@@ -75,8 +75,9 @@ class Checkpoint:
 
 
 def describe(model: nn.Module, names: Sequence[str] = ()) -> dict[str, Any]:
-    """Return what is needed to build a model again: the cfg of a Darknet, and the names of its classes."""
-    cfg = model.network.cfg if isinstance(model, Darknet) else ""
+    """Return what is needed to build a model again: the cfg of a darknet network, and the names of its classes."""
+    network = getattr(model, "network", None)
+    cfg = network.cfg if isinstance(network, Network) else ""
     return {"kind": type(model).__name__, "cfg": cfg, "names": list(names)}
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from yolo_hw.darknet.weights import read_weights
 from yolo_hw.data.dataset import DetectionDataset, open_dataset, read_names
 from yolo_hw.errors import nearest
-from yolo_hw.evaluate import DetectionMetrics, DetectorConfig, FloatRunner, detect_dataset, evaluate_detections
+from yolo_hw.evaluate import DetectionMetrics, DetectorConfig, detect_dataset, evaluate_detections
 from yolo_hw.evaluate.plots import plot_evaluation
 from yolo_hw.nn.darknet import Darknet, load_darknet
 from yolo_hw.nn.nms import NmsConfig
@@ -25,6 +25,7 @@ from yolo_hw.train.callbacks import MEASURING, Evaluate, MeasureDetector, ShowPr
 from yolo_hw.train.checkpoint import SaveCheckpoint, load_checkpoint
 from yolo_hw.train.distributed import ALONE, World
 from yolo_hw.train.errors import TrainError
+from yolo_hw.train.form import FLOAT, DetectorForm
 from yolo_hw.train.freeze import freeze
 from yolo_hw.train.initialise import initialise
 from yolo_hw.train.loop import fit
@@ -50,7 +51,7 @@ class TrainedDetector:
 
     Attributes:
         state: Its last state.
-        model: The fittest model.
+        model: The fittest model, in float.
         metrics: Its figures on the validation images.
     """
 
@@ -66,10 +67,12 @@ class Extra:
     Attributes:
         callback: Called before those that measure and save.
         regulariser: Added to the loss once per step, or None.
+        form: What is trained in the place of the float network, or None; one extra of a run may have one.
     """
 
     callback: Callback
     regulariser: Regulariser | None = None
+    form: DetectorForm | None = None
 
 
 MakeExtras = Callable[[Darknet, Mapping[str, str], Path], Sequence[Extra]]
@@ -110,20 +113,25 @@ def train_detector(
     world.device(run.train.device)
     model = make_model(run, console)
     loss = detection_loss(model.network, **loss_options(model, run.loss))
-    freeze(model, run.train.freeze)
     extras = _extras(run, model, folder, make_extras)
+    form = _form(extras)
     training, held_out = open_data(run, model)
     fitted = FittedImages(DatasetImages(training), model.network.input, run.resize)
     source = CachedImages(fitted, run.cache_bytes // world.size)
+    subject = form.prepare(model, source)
+    freeze(subject, run.train.freeze)
     world.lead(lambda: prepare_folder(folder, run, resume, console))
     if world.leads:
         draw_data(folder, source, run, training, held_out)
-    callbacks = [*(extra.callback for extra in extras), *make_callbacks(run, folder, held_out, resume, console)]
+    callbacks = [
+        *(extra.callback for extra in extras),
+        *make_callbacks(run, folder, held_out, form, resume=resume, console=console),
+    ]
     regularisers = [extra.regulariser for extra in extras if extra.regulariser is not None]
-    state = fit(model, source, run.train, loss=loss, regularisers=regularisers, callbacks=callbacks, world=world)
+    state = fit(subject, source, run.train, loss=loss, regularisers=regularisers, callbacks=callbacks, world=world)
     if state.stop:
         console.print(f"stopped: {state.stop}")
-    trained = TrainedDetector(state, *measure_best(run, folder, held_out, world))
+    trained = TrainedDetector(state, *measure_best(run, folder, held_out, world, form))
     if world.leads:
         write_report(folder, run, trained.state, trained.metrics, time.perf_counter() - began)
     return trained
@@ -135,6 +143,14 @@ def _extras(run: DetectorRun, model: Darknet, folder: Path, make: MakeExtras | N
     if make is None:
         raise TrainError(f"train_detector: the run has extras ({', '.join(run.extras)}), so make_extras must be given")
     return make(model, run.extras, folder)
+
+
+def _form(extras: Sequence[Extra]) -> DetectorForm:
+    """Return what is trained."""
+    forms = [extra.form for extra in extras if extra.form is not None]
+    if len(forms) > 1:
+        raise TrainError(f"train_detector: one extra may change what is trained, got {len(forms)}")
+    return forms[0] if forms else FLOAT
 
 
 def prepare_folder(folder: Path, run: DetectorRun, resume: bool, console: Console) -> None:
@@ -211,7 +227,7 @@ def open_data(run: DetectorRun, model: Darknet) -> tuple[DetectionDataset, Detec
 
 
 def make_callbacks(
-    run: DetectorRun, folder: Path, held_out: DetectionDataset, resume: bool, console: Console
+    run: DetectorRun, folder: Path, held_out: DetectionDataset, form: DetectorForm, *, resume: bool, console: Console
 ) -> list[Callback]:
     """What a run does besides training, in this order; the checkpoint is last and so holds all of it."""
     measure = MeasureDetector(
@@ -221,20 +237,20 @@ def make_callbacks(
     return [
         ShowProgress(console),
         evaluate,
-        SaveBest(folder, held_out.names),
+        SaveBest(folder, held_out.names, form),
         RecordResults(folder),
         SaveCheckpoint(folder / LAST, run.save_steps, resume=resume, names=held_out.names),
     ]
 
 
 def measure_best(
-    run: DetectorRun, folder: Path, held_out: DetectionDataset, world: World
+    run: DetectorRun, folder: Path, held_out: DetectionDataset, world: World, form: DetectorForm
 ) -> tuple[Darknet, DetectionMetrics]:
     """Load the fittest model as a user would, measure it and draw its curves."""
     torch.cuda.empty_cache()
     world.gather(None)  # best.pt is complete
     model = load_darknet(folder / "best.cfg", folder / "best.weights")
-    runner = FloatRunner(model, str(world.device(run.train.device)))
+    runner = form.open(folder / "best", str(world.device(run.train.device)))
     detections = detect_dataset(runner, held_out, replace(MEASURING, resize=run.resize)).detections
     class_map = range(len(held_out.names))
     metrics = evaluate_detections(held_out, detections, class_map)

@@ -44,6 +44,7 @@ class QatModel(nn.Module):
 
     Attributes:
         graph: The network's nodes, without weights.
+        network: Description of the darknet network it was made of, for losses and detection; None of other modules.
         config: Word lengths, rounding, slope of leaky.
         qat: How scales and batch norms are trained.
         convs: By name of node (dots are slashes): weights, batch norms and their quantisers.
@@ -64,7 +65,7 @@ class QatModel(nn.Module):
         """
         super().__init__()
         self.graph, self.config, self.qat = _without_weights(traced.graph), config, qat
-        self._network = network
+        self.network = network
         self.convs = nn.ModuleDict()
         self.formats = nn.ModuleDict()
         self.arguments = nn.ModuleDict()
@@ -88,17 +89,6 @@ class QatModel(nn.Module):
         grid = Grid(self.config.weight_bits(node.name), True, self.config.rounding, self.config.overflow)
         channels = node.weight.shape[0] if self.config.per_channel else 1
         return QatConv(node, source, make_quantiser(self.qat.w_scale, grid, channels), self.qat.norm_fold)
-
-    @property
-    def network(self) -> Network:
-        """The darknet network this was made of.
-
-        Raises:
-            QuantError: It was made of another module.
-        """
-        if self._network is None:
-            raise QuantError(f"{self.graph.name}: the quantised model was not made of a darknet network")
-        return self._network
 
     def calibrate(self, batches: list[ImageBatch], progress: Progress | None = None) -> None:
         """Set all fraction bits by post-training calibration of the current weights; see `yolo_hw.quant.calibrate`.
