@@ -7,7 +7,7 @@ two names can meet.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +33,10 @@ MAX_BYTES = (1 << 31) - 1
 """What protobuf can write in one message."""
 
 Array = npt.NDArray[Any]
+
+
+Settle = Callable[[str], str]
+"""States once more the format of a map that one of several moves has made, and returns the map's new name."""
 
 
 class Port(NamedTuple):
@@ -88,7 +92,9 @@ class OnnxBuilder:
         starts, stops, steps = parts
         return self.emit("Slice", [x, starts, stops, self.constant(axes, np.int64), steps], out)
 
-    def windowed(self, x: str, window: Window, shapes: tuple[Shape, Shape], out: str) -> tuple[str, dict[str, Any]]:
+    def windowed(
+        self, x: str, window: Window, shapes: tuple[Shape, Shape], out: str, settle: Settle = lambda name: name
+    ) -> tuple[str, dict[str, Any]]:
         """Return the map and the attributes with which Conv or MaxPool compute exactly the windows of the output.
 
         Args:
@@ -96,15 +102,16 @@ class OnnxBuilder:
             window: Geometry.
             shapes: Of the map and of the output.
             out: Prefix of a new name.
+            settle: Applied to a cropped map.
 
         Returns:
-            The map, cropped where the last window ends before the map does, and kernel_shape, strides, pads, dilations.
+            The map, cropped where further windows would fit, and kernel_shape, strides, pads, dilations.
         """
         source, target = shapes
         trailing = [window.trailing_pad(axis, source[1 + axis], target[1 + axis]) for axis in (0, 1)]
-        if min(trailing) < 0:
+        if any(-trailing[axis] >= window.stride[axis] for axis in (0, 1)):  # a smaller rest is no window anyway
             kept = [(0, source[1 + axis] + min(trailing[axis], 0), 1) for axis in (0, 1)]
-            x = self.cut(x, (2, 3), kept, f"{out}/cropped")
+            x = settle(self.cut(x, (2, 3), kept, f"{out}/cropped"))
         return x, {
             "kernel_shape": window.size,
             "strides": window.stride,

@@ -106,7 +106,7 @@ class _IntegerForm:
         elif isinstance(node, N.MaxPool):
             self._narrow(node, self._maxpool(node))
         else:
-            emit_move(self.b, node, node.inputs, infos[0].shape, node.name, real=False)
+            emit_move(self.b, node, node.inputs, infos[0].shape, node.name)
 
     def _narrow(self, node: Node, codes: str) -> None:
         self.b.cast(codes, self.graph.output_of(node).fmt.storage_dtype, node.name)

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from yolo_hw.darknet.layers import Shape
-from yolo_hw.interop.onnx_graph import OnnxBuilder
+from yolo_hw.interop.onnx_graph import OnnxBuilder, Settle
 from yolo_hw.intgraph.nodes import Concat, Node, Reorg, Slice, Upsample
 
 
-def emit_move(b: OnnxBuilder, node: Node, inputs: Sequence[str], source: Shape, out: str, *, real: bool) -> str:
+def emit_move(
+    b: OnnxBuilder, node: Node, inputs: Sequence[str], source: Shape, out: str, *, settle: Settle | None = None
+) -> str:
     """Add a concat, slice, upsample or reorg.
 
     Args:
@@ -21,16 +23,16 @@ def emit_move(b: OnnxBuilder, node: Node, inputs: Sequence[str], source: Shape, 
         inputs: Its maps.
         source: Shape of the first one.
         out: Name of the result.
-        real: Whether the maps are floats.
+        settle: For float maps: applied to what lies between two operators. None for maps of integers.
     """
     if isinstance(node, Concat):
         return b.emit("Concat", inputs, out, axis=1)
     if isinstance(node, Slice):
         return b.cut(inputs[0], (1,), [(node.start, node.stop, 1)], out)
     if isinstance(node, Upsample):
-        return (emit_resize if real else emit_repeat)(b, inputs[0], source, node.stride, out)
+        return (emit_repeat if settle is None else emit_resize)(b, inputs[0], source, node.stride, out)
     assert isinstance(node, Reorg)
-    return emit_reorg(b, inputs[0], source, node, out)
+    return emit_reorg(b, inputs[0], source, node, out, settle or (lambda name: name))
 
 
 def emit_repeat(b: OnnxBuilder, x: str, shape: Shape, stride: int, out: str) -> str:
@@ -49,7 +51,7 @@ def emit_resize(b: OnnxBuilder, x: str, shape: Shape, stride: int, out: str) -> 
     return b.emit("Resize", [x, nowhere, scales], out, **modes)
 
 
-def emit_reorg(b: OnnxBuilder, x: str, shape: Shape, node: Reorg, out: str) -> str:
+def emit_reorg(b: OnnxBuilder, x: str, shape: Shape, node: Reorg, out: str, settle: Settle) -> str:
     """Add the index map of `yolo_hw.intgraph.kernels.reorg_sources` as reshape, transpose, reshape."""
     (c, h, w), s = shape, node.stride
     if node.reverse:
@@ -59,6 +61,6 @@ def emit_reorg(b: OnnxBuilder, x: str, shape: Shape, node: Reorg, out: str) -> s
         if node.mode == "darknet":  # reads its input as a map of fewer channels and more pixels
             c, h, w = c // (s * s), h * s, w * s
         split, order = (c, h // s, s, w // s, s), (2, 4, 0, 1, 3)
-    x = b.emit("Reshape", [x, b.shape(*split)], f"{out}/split")
-    x = b.emit("Transpose", [x], f"{out}/transposed", perm=[0, *(1 + axis for axis in order)])
+    x = settle(b.emit("Reshape", [x, b.shape(*split)], f"{out}/split"))
+    x = settle(b.emit("Transpose", [x], f"{out}/transposed", perm=[0, *(1 + axis for axis in order)]))
     return b.emit("Reshape", [x, b.shape(*final)], out)
