@@ -21,7 +21,6 @@ from yolo_hw.interop.onnx_graph import OPSET, OPSET_INT16, OnnxBuilder, save_mod
 from yolo_hw.interop.onnx_real import real_model, step_of, steps_of
 from yolo_hw.intgraph import nodes as N
 from yolo_hw.intgraph.graph import INPUT, IntGraph
-from yolo_hw.intgraph.requant import Requant
 
 FORM = "qdq"
 
@@ -91,7 +90,7 @@ class _QdqRounder:
         kind = np.iinfo(fmt.storage_dtype)
         return int(kind.min), int(kind.max)
 
-    def rounded(self, b: OnnxBuilder, x: str, fmt: FixedPoint, requant: Requant, out: str) -> None:
+    def rounded(self, b: OnnxBuilder, x: str, fmt: FixedPoint, out: str) -> None:
         """Quantise and dequantise."""
         self.moved(b, x, fmt, out)
 

@@ -40,7 +40,7 @@ class Rounder(Protocol):
     def limits(self, fmt: FixedPoint) -> tuple[int, int]:
         """Return the codes that `rounded` itself saturates at."""
 
-    def rounded(self, b: OnnxBuilder, x: str, fmt: FixedPoint, requant: Requant, out: str) -> None:
+    def rounded(self, b: OnnxBuilder, x: str, fmt: FixedPoint, out: str) -> None:
         """Round real numbers to a format and saturate."""
 
     def moved(self, b: OnnxBuilder, x: str, fmt: FixedPoint, out: str) -> None:
@@ -149,12 +149,11 @@ class _RealForm:
         """Add activation, saturation and rounding of computed numbers `x`."""
         b, name, out = self.b, node.name, self.graph.output_of(node).fmt
         if requant.table is not None:
-            x = self._looked_up(name, x, requant, out)
-        elif (requant.mul_neg, requant.shift_neg) != (1, 0) and not isinstance(node, N.AvgPool):
+            self.rounder.moved(b, self._looked_up(name, x, requant, out), out, name)
+            return
+        if (requant.mul_neg, requant.shift_neg) != (1, 0) and not isinstance(node, N.AvgPool):
             x = b.emit("LeakyRelu", [x], f"{name}/leaky", alpha=requant.mul_neg * 2.0**-requant.shift_neg)
-        if requant.table is None:
-            x = self._bounded(x, requant, f"{name}/bounded")
-        self.rounder.rounded(b, x, out, requant, name)
+        self.rounder.rounded(b, self._bounded(x, requant, f"{name}/bounded"), out, name)
 
     def _bounded(self, x: str, requant: Requant, out: str) -> str:
         """Clamp to what the node allows, where that is less than the rounding's own range."""
@@ -173,7 +172,7 @@ class _RealForm:
         assert requant.table is not None
         b, fmt = self.b, requant.code
         argument = f"{name}/argument"
-        self.rounder.rounded(b, self._bounded(x, requant, f"{name}/bounded"), fmt, requant, argument)
+        self.rounder.rounded(b, self._bounded(x, requant, f"{name}/bounded"), fmt, argument)
         code = b.emit("Mul", [argument, b.constant(1 / step_of(fmt.frac, name), np.float32)], f"{name}/code")
         index = b.emit("Sub", [code, b.constant(fmt.lo, np.float32)], f"{name}/position")
         entries = b.constant(requant.table * step_of(out.frac, name), np.float32)

@@ -21,7 +21,7 @@ from yolo_hw.interop.mismatch import ExportReport, expected_mismatches
 from yolo_hw.interop.onnx_graph import OPSET, OnnxBuilder, save_model
 from yolo_hw.interop.onnx_real import real_model, step_of, steps_of
 from yolo_hw.intgraph.graph import INPUT, IntGraph
-from yolo_hw.intgraph.requant import NumericContract, Requant
+from yolo_hw.intgraph.requant import NumericContract
 
 FORM = "qonnx"
 DOMAIN = "qonnx.custom_op.general"
@@ -105,7 +105,7 @@ class _QuantNodes:
         """``narrow`` leaves the lowest signed code out."""
         return (-fmt.hi if self._narrow(fmt) else fmt.lo), fmt.hi
 
-    def rounded(self, b: OnnxBuilder, x: str, fmt: FixedPoint, requant: Requant, out: str) -> None:
+    def rounded(self, b: OnnxBuilder, x: str, fmt: FixedPoint, out: str) -> None:
         """Round with the graph's mode."""
         self._quant(b, x, b.constant(step_of(fmt.frac, out), np.float32), fmt, out, narrow=self._narrow(fmt))
 
