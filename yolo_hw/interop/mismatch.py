@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a form that computes in float32 cannot give the integer graph's codes, and in what share of them.
 
-A form that rounds real numbers (QDQ, QONNX) is compared node by node: what differs is stated for a node whose inputs are
-equal; differing codes then spread to the nodes behind it.
+A form that rounds real numbers (QDQ, QONNX) is compared node by node: what differs is stated for a node whose inputs
+are equal; differing codes then spread to the nodes behind it.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class ExportReport:
             return
         found = [f"{reason.value} in {len(m)} nodes, first {m[0].node}" for reason, m in self.by_reason().items()]
         raise ExportError(
-            f"{self.name}: strict {self.form} must give equal codes, but {self.form} cannot express {'; '.join(found)}; "
+            f"{self.name}: strict {self.form} must give equal codes, but these may differ: {'; '.join(found)}; "
             "leave strict out, or export the integer form"
         )
 
@@ -150,8 +150,8 @@ def rounding_share(
 ) -> npt.NDArray[np.float64]:
     """Return the share of values that two roundings shift to different integers.
 
-    Of the multiples of `mul`, whose power of two makes ties as many times more frequent, the share ``2**-s`` is a tie. A
-    tie goes up with probability 1 (half_up), 1/2 (half_even, whose floors are odd half of the time), 1 or 0 by the sign
+    The share ``2**-s`` of all values is a tie, with a factor `mul` as many times more as its power of two. A tie goes
+    up with probability 1 (half_up), 1/2 (half_even, whose floors are odd half of the time), 1 or 0 by the sign
     (half_away), or 0 (floor). All that lie above a tie go up as well, except with floor.
 
     Args:

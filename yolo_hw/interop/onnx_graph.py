@@ -75,7 +75,16 @@ class OnnxBuilder:
 
     def emit(self, op: str, inputs: Sequence[str], out: str, *, domain: str = "", **attributes: object) -> str:
         """Add a node with one output and return the output's name; the node is called like it."""
-        self.nodes.append(helper.make_node(op, list(inputs), [out], name=out, domain=domain, **attributes))
+        node = helper.make_node(op, list(inputs), [out], name=out, domain=domain)
+        node.attribute.extend(helper.make_attribute(*pair) for pair in attributes.items())
+        self.nodes.append(node)
+        return out
+
+    def rename_last(self, x: str, out: str) -> str:
+        """Call the tensor `x` `out`; a copy where it is a tensor of the network, which others may read."""
+        if "/" not in x or self.nodes[-1].output[0] != x:
+            return self.emit("Identity", [x], out)
+        self.nodes[-1].output[0] = self.nodes[-1].name = out
         return out
 
     def cast(self, x: str, dtype: npt.DTypeLike, out: str) -> str:
@@ -150,10 +159,8 @@ class OnnxBuilder:
         """
         if opset > onnx.defs.onnx_opset_version():
             raise ExportError(f"{self.name}: opset {opset} is needed; onnx {onnx.__version__} is too old, upgrade it")
-        body = helper.make_graph(
-            self.nodes, self.name, *([self._value(port) for port in ports] for ports in (inputs, outputs)),
-            list(self.constants.values()),
-        )  # fmt: skip
+        sources, sinks = ([self._value(port) for port in ports] for ports in (inputs, outputs))
+        body = helper.make_graph(self.nodes, self.name, sources, sinks, list(self.constants.values()))
         model = helper.make_model(
             body,
             opset_imports=[helper.make_opsetid(*pair) for pair in {"": opset, **(domains or {})}.items()],

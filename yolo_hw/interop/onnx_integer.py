@@ -2,9 +2,10 @@
 """An integer graph as ONNX without a single float: codes in, the same codes out as every other implementation.
 
 Between nodes codes have their storage type (int8, uint8, int16, uint16); inside of a node they are int64. Convolutions
-are ConvInteger on unsigned bytes: a signed byte is stored as q + 128 with zero point 128, a longer word as two bytes, so
-a 16-bit convolution is four of bytes whose sums are put together in int64. Both operands are unsigned on purpose: on x86
-without VNNI the usual kernel for unsigned maps and signed weights saturates sums of two products at 16 bits.
+are ConvInteger on unsigned bytes: a signed byte is stored as q + 128 with zero point 128, a longer word as two bytes,
+so that a 16-bit convolution is four of bytes whose sums are put together in int64. Both operands are unsigned on
+purpose: on x86 without VNNI the usual kernel for unsigned maps and signed weights saturates sums of two products at 16
+bits.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ def export_integer_onnx(graph: IntGraph, path: str | Path, *, batch: int | None 
     """Write an integer graph as ONNX (opset 13) in pure integers.
 
     The input ``input`` is [N, C, H, W] codes in their storage type, for an image its uint8 bytes; every output of the
-    graph is [N, K, H, W] codes in theirs, called like its tensor. The codes equal those of `intgraph.execute` and of the
-    engine, for every node kind, rounding, overflow and word length. `onnx_metadata` says how formats are stated.
+    graph is [N, K, H, W] codes in theirs, called like its tensor. The codes equal those of `intgraph.execute` and of
+    the engine, for every node kind, rounding, overflow and word length. `onnx_metadata` says how formats are stated.
 
     Args:
         graph: A checked graph.
@@ -200,7 +201,7 @@ class _IntegerForm:
 def weight_digits(b: OnnxBuilder, node: N.Conv2d) -> Iterator[Digit]:
     """Yield constants of unsigned bytes whose shifted sum is the weight, with at most `MAX_TAPS` products each."""
     for part in _parts(node.weight):
-        if -OFFSET <= part.min() and part.max() < OFFSET:
+        if part.min() >= -OFFSET and part.max() < OFFSET:
             yield Digit(b.constant(part + OFFSET, np.uint8), OFFSET, 0)
             continue
         yield Digit(b.constant(part % BYTE, np.uint8), 0, 0)

@@ -32,7 +32,7 @@ def emit_move(
     if isinstance(node, Upsample):
         return (emit_repeat if settle is None else emit_resize)(b, inputs[0], source, node.stride, out)
     assert isinstance(node, Reorg)
-    return emit_reorg(b, inputs[0], source, node, out, settle or (lambda name: name))
+    return emit_reorg(b, inputs[0], source, node, out, settle=settle or (lambda name: name))
 
 
 def emit_repeat(b: OnnxBuilder, x: str, shape: Shape, stride: int, out: str) -> str:
@@ -51,7 +51,7 @@ def emit_resize(b: OnnxBuilder, x: str, shape: Shape, stride: int, out: str) -> 
     return b.emit("Resize", [x, nowhere, scales], out, **modes)
 
 
-def emit_reorg(b: OnnxBuilder, x: str, shape: Shape, node: Reorg, out: str, settle: Settle) -> str:
+def emit_reorg(b: OnnxBuilder, x: str, shape: Shape, node: Reorg, out: str, *, settle: Settle) -> str:
     """Add the index map of `yolo_hw.intgraph.kernels.reorg_sources` as reshape, transpose, reshape."""
     (c, h, w), s = shape, node.stride
     if node.reverse:

@@ -25,9 +25,7 @@ from yolo_hw.intgraph.graph import INPUT, IntGraph
 FORM = "qdq"
 
 
-def export_qdq_onnx(
-    graph: IntGraph, path: str | Path, *, strict: bool = False, batch: int | None = 1
-) -> ExportReport:
+def export_qdq_onnx(graph: IntGraph, path: str | Path, *, strict: bool = False, batch: int | None = 1) -> ExportReport:
     """Write an integer graph in the quantise-dequantise form (opset 13, or 21 with words of more than 8 bits).
 
     The input ``input`` is [N, C, H, W] codes in their storage type, for an image its uint8 bytes. Outputs are [N, K, h,
@@ -87,7 +85,7 @@ class _QdqRounder:
 
     def limits(self, fmt: FixedPoint) -> tuple[int, int]:
         """QuantizeLinear saturates at the ends of the storage type."""
-        kind = np.iinfo(fmt.storage_dtype)
+        kind = np.iinfo(fmt.storage_dtype.str)
         return int(kind.min), int(kind.max)
 
     def rounded(self, b: OnnxBuilder, x: str, fmt: FixedPoint, out: str) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """An integer graph as float operators with a rounding after each: what QDQ and QONNX have in common.
 
-Every tensor of the graph becomes the real numbers ``code * 2**-frac`` in float32. The two formats differ in how they say
-"round to this format", which is their `Rounder`.
+Every tensor of the graph becomes the real numbers ``code * 2**-frac`` in float32. The two formats differ in how they
+say "round to this format", which is their `Rounder`.
 """
 
 from __future__ import annotations

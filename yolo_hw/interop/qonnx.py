@@ -2,10 +2,10 @@
 """An integer graph as QONNX: float operators and ``Quant`` nodes with scale, zero point and word length.
 
 The format of FINN, hls4ml and Brevitas (Pappalardo et al., "QONNX: Representing Arbitrary-Precision Quantized Neural
-Networks", 2022). Scales are ``2**-frac``, zero points 0, word lengths the graph's own. Of the graph's roundings half_even
-is QONNX's ``ROUND``, floor ``FLOOR`` and half_away ``HALF_UP``, which despite its name rounds away from zero. half_up has
-no name there: it becomes ``HALF_UP``, which differs for negative ties only and so never where a result is not negative,
-or ``ROUND``, which FINN and hls4ml read.
+Networks", 2022). Scales are ``2**-frac``, zero points 0, word lengths the graph's own. Of the graph's roundings
+half_even is QONNX's ``ROUND``, floor ``FLOOR`` and half_away ``HALF_UP``, which despite its name rounds away from zero.
+half_up has no name there: it becomes ``HALF_UP``, which differs for negative ties only and so never where a result
+cannot be negative, or ``ROUND``, which hls4ml reads.
 """
 
 from __future__ import annotations
@@ -70,9 +70,7 @@ def qonnx_report(graph: IntGraph, half_up_as: Rounding = Rounding.HALF_AWAY) -> 
     return expected_mismatches(graph, FORM, lambda requant: rounding)
 
 
-def qonnx_model(
-    graph: IntGraph, half_up_as: Rounding = Rounding.HALF_AWAY, batch: int | None = 1
-) -> onnx.ModelProto:
+def qonnx_model(graph: IntGraph, half_up_as: Rounding = Rounding.HALF_AWAY, batch: int | None = 1) -> onnx.ModelProto:
     """Return the model that `export_qonnx` writes."""
     mode = ROUNDING_MODES[_expressible(graph.contract, half_up_as)]
     return real_model(graph, _QuantNodes(mode, graph.contract.overflow), batch)
