@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An integer graph as ONNX without a single float: codes in, the same codes out as every other implementation.
 
-Between nodes codes have their storage type (int8, uint8, int16, uint16); inside of a node they are int64. Convolutions
+Between nodes codes have their storage type (int8, uint8, int16, uint16); computing nodes widen them to int64. Convolutions
 are ConvInteger on unsigned bytes: a signed byte is stored as q + 128 with zero point 128, a longer word as two bytes,
 so that a 16-bit convolution is four of bytes whose sums are put together in int64. Both operands are unsigned on
 purpose: on x86 without VNNI the usual kernel for unsigned maps and signed weights saturates sums of two products at 16
@@ -181,13 +181,14 @@ class _IntegerForm:
         return self.b.emit("ReduceSum", [self.wide(node.inputs[0]), axes], f"{node.name}/sum", keepdims=1)
 
     def _maxpool(self, node: N.MaxPool) -> str:
-        """Largest of the window's rows, then of its columns: runtimes have no MaxPool on 16 bits."""
+        """Largest of the window's rows, then of its columns, in int32: runtimes have no MaxPool on 16 bits."""
         b, window = self.b, node.window
         source, out = self.graph.inputs_of(node)[0], self.graph.output_of(node)
         trailing = [window.trailing_pad(axis, source.shape[1 + axis], out.shape[1 + axis]) for axis in (0, 1)]
-        pads = b.constant((0, 0, *window.pad, 0, 0, *trailing), np.int64)  # negative ones crop
-        lowest = b.constant(out.fmt.lo, np.int64)
-        x = b.emit("Pad", [self.wide(node.inputs[0]), pads, lowest], f"{node.name}/padded")
+        pads = b.constant((0, 0, *window.pad, 0, 0, *(max(pad, 0) for pad in trailing)), np.int64)
+        lowest = b.constant(out.fmt.lo, np.int32)
+        x = b.cast(node.inputs[0], np.int32, f"{node.name}/int32")
+        x = b.emit("Pad", [x, pads, lowest], f"{node.name}/padded")
         for axis, side in enumerate(("rows", "columns")):
             reach = (out.shape[1 + axis] - 1) * window.stride[axis] + 1
             taps = [

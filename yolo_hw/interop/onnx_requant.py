@@ -121,6 +121,13 @@ def _floor(b: OnnxBuilder, x: str, divisor: str, out: str) -> str:
     return b.emit("Div", [b.emit("Sub", [x, rest], f"{out}/multiple"), divisor], out)
 
 
+def _clamp(b: OnnxBuilder, x: str, limits: tuple[int, int], out: str) -> str:
+    """Limit by comparisons: Clip, Min and Max of int64 are wrong beyond 32 bits in onnxruntime built for SSE2."""
+    lo, hi = (_number(b, limit) for limit in limits)
+    x = b.emit("Where", [b.emit("Less", [x, lo], f"{out}/below"), lo, x], f"{out}/least")
+    return b.emit("Where", [b.emit("Greater", [x, hi], f"{out}/above"), hi, x], out)
+
+
 def _finish(b: OnnxBuilder, name: str, value: str, requant: Requant, contract: NumericContract) -> str:
     """Add overflow, then table or clamp."""
     fmt = requant.code
@@ -133,7 +140,7 @@ def _finish(b: OnnxBuilder, name: str, value: str, requant: Requant, contract: N
         lo = -hi
     if requant.table is None:
         lo, hi = max(lo, requant.clamp_lo), min(hi, requant.clamp_hi)
-    value = b.emit("Clip", [value, _number(b, lo), _number(b, hi)], f"{name}/code")
+    value = _clamp(b, value, (lo, hi), f"{name}/code")
     if requant.table is None:
         return value
     index = b.emit("Sub", [value, _number(b, fmt.lo)], f"{name}/index")
