@@ -12,9 +12,9 @@ import pytest
 from onnx import shape_inference
 
 from yolo_hw.fixedpoint import IntArray
+from yolo_hw.interop.mismatch import ExportReport
 from yolo_hw.intgraph import INPUT, IntGraph, Output
 from yolo_hw.intgraph import nodes as N
-from yolo_hw.interop.mismatch import ExportReport
 
 SMALL_BIAS = 1 << 17
 
@@ -65,10 +65,11 @@ def exact_nodes(graph: IntGraph, report: ExportReport) -> list[str]:
     return [node.name for node in graph.nodes if node.name not in spoilt]
 
 
-def element_types(model: onnx.ModelProto) -> set[int]:
-    """Return the element types of all constants, inputs, outputs and tensors between nodes."""
+def element_types(model: onnx.ModelProto) -> dict[str, int]:
+    """Return the element type of every constant, input, output and tensor between nodes by name."""
     inferred = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True).graph
     values = [*inferred.input, *inferred.output, *inferred.value_info]
-    known = {value.name for value in values}
-    assert {name for node in inferred.node for name in node.output} <= known
-    return {value.type.tensor_type.elem_type for value in values} | {c.data_type for c in inferred.initializer}
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    types |= {constant.name: constant.data_type for constant in inferred.initializer}
+    assert {name for node in inferred.node for name in (*node.input, *node.output)} <= types.keys()
+    return types

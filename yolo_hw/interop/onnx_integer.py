@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An integer graph as ONNX without a single float: codes in, the same codes out as every other implementation.
 
-Between nodes codes have their storage type (int8, uint8, int16, uint16); computing nodes widen them to int64. Convolutions
+Between nodes codes have their storage type (int8, uint8, int16, uint16); nodes compute in int64. Convolutions
 are ConvInteger on unsigned bytes: a signed byte is stored as q + 128 with zero point 128, a longer word as two bytes,
 so that a 16-bit convolution is four of bytes whose sums are put together in int64. Both operands are unsigned on
 purpose: on x86 without VNNI the usual kernel for unsigned maps and signed weights saturates sums of two products at 16
