@@ -105,7 +105,7 @@ def test_quant_nodes_state_formats(tmp_path):
 
 def test_what_cannot_be_expressed(tmp_path):
     graph = rounding_probe(Rounding.HALF_UP, 3)
-    with pytest.raises(ExportError, match="strict qonnx must give equal codes.*rounding in 1 nodes"):
+    with pytest.raises(ExportError, match=r"strict qonnx must give equal codes.*rounding in 1 nodes"):
         export_qonnx(graph, tmp_path / "net.onnx", strict=True)
     wrapping = replace(graph, contract=replace(graph.contract, rounding=Rounding.FLOOR, overflow=Overflow.WRAP))
     with pytest.raises(ExportError, match="overflow in 1 nodes"):
