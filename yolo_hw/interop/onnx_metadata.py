@@ -10,6 +10,8 @@ key                  JSON value
 ``yolo_hw.outputs``  per output: name, tensor, shape, head (kind, classes, anchors, ...; null for others), and of an
                      integer graph bits, frac, signed: ``real = code * 2**-frac``
 ===================  =================================================================================================
+
+Outputs of ``integer`` are codes, those of ``qdq`` and ``qonnx`` are real already, multiples of ``2**-frac``.
 """
 
 from __future__ import annotations
