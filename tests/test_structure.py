@@ -32,10 +32,11 @@ ALLOWED_IMPORTS = {
     "yolo_hw.nn": "ops darknet fixedpoint geometry atomic errors",
     "yolo_hw.ops": "darknet fixedpoint geometry atomic errors",
     "yolo_hw.data": "darknet fixedpoint geometry atomic errors",
-    "yolo_hw.quant": "train nn intgraph ops darknet fixedpoint geometry errors",
+    "yolo_hw.quant": "train evaluate nn data ops intgraph darknet fixedpoint geometry errors",
     "yolo_hw.evaluate": "nn data intgraph darknet atomic errors",
     "yolo_hw.train": "evaluate nn data darknet atomic errors",
     "yolo_hw.prune": "train evaluate nn data ops intgraph darknet geometry atomic errors",
+    "yolo_hw.interop": "intgraph quant nn darknet fixedpoint geometry atomic errors",
     "hls_export": "darknet intgraph geometry fixedpoint atomic errors",
 }
 """Package -> parts of yolo_hw it may import besides itself (docs/architecture.md); cli and pipeline import all."""

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from yolo_hw.fixedpoint import FixedPoint as FixedPoint
     from yolo_hw.fixedpoint import Overflow as Overflow
     from yolo_hw.fixedpoint import Rounding as Rounding
+    from yolo_hw.interop.onnx_float import export_float_onnx as export_float_onnx
+    from yolo_hw.interop.onnx_integer import export_integer_onnx as export_integer_onnx
+    from yolo_hw.interop.onnx_qdq import export_qdq_onnx as export_qdq_onnx
+    from yolo_hw.interop.qonnx import export_qonnx as export_qonnx
     from yolo_hw.intgraph import IntGraph as IntGraph
     from yolo_hw.intgraph import image_codes as image_codes
     from yolo_hw.intgraph import load_graph as load_graph
@@ -57,6 +61,10 @@ _MODULES = {
     "yolo_hw.errors": ("YoloHwError",),
     "yolo_hw.evaluate": ("FloatRunner", "IntRunner", "detect_files", "detect_images"),
     "yolo_hw.fixedpoint": ("FixedPoint", "Overflow", "Rounding"),
+    "yolo_hw.interop.onnx_float": ("export_float_onnx",),
+    "yolo_hw.interop.onnx_integer": ("export_integer_onnx",),
+    "yolo_hw.interop.onnx_qdq": ("export_qdq_onnx",),
+    "yolo_hw.interop.qonnx": ("export_qonnx",),
     "yolo_hw.intgraph": ("IntGraph", "image_codes", "load_graph", "save_graph"),
     "yolo_hw.intgraph.engine": ("Engine",),
     "yolo_hw.nn": ("Darknet", "load_darknet", "non_maximum_suppression"),

@@ -22,6 +22,7 @@ VERBS = {
     "sensitivity": "Measure what pruning each layer costs, and what is safe to prune.",
     "prune": "Make a trained network smaller: channels, blocks or weights.",
     "compile": "Bring a trained network into a verified FPGA bundle.",
+    "onnx": "Write a network as ONNX, in float or in integers.",
     "verify": "Check a bundle from its files to the simulated accelerator.",
     "inspect": "Show what a bundle holds.",
     "data": "Check, convert, split and generate data sets; find anchors.",
