@@ -32,6 +32,7 @@ from yolo_hw.quant.calibrate import Calibrated, calibrate
 from yolo_hw.quant.config import QuantConfig
 from yolo_hw.quant.fold import fold_model
 from yolo_hw.quant.lower import lower_graph
+from yolo_hw.quant.moments import batch_norm_moments
 from yolo_hw.quant.simulate import Simulation
 
 CALIBRATION_BATCH = 8
@@ -142,7 +143,13 @@ def calibrate_model(state: CompileState) -> None:
     batches = [
         np.stack(state.images[i : i + CALIBRATION_BATCH]) for i in range(0, len(state.images), CALIBRATION_BATCH)
     ]
-    state.calibrated = calibrate(fold_model(state.model), batches, state.config.quant, state.progress.advance)
+    state.calibrated = calibrate(
+        fold_model(state.model),
+        batches,
+        state.config.quant,
+        state.progress.advance,
+        batch_norm_moments(state.model),
+    )
 
 
 def lower_model(state: CompileState) -> None:
