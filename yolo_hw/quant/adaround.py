@@ -73,7 +73,7 @@ def adaround(
         progress: Called after every node; an exception that it raises ends the search.
 
     Returns:
-        The graph with corrected biases, and the codes of every convolution, which differ from the plan's by at most one.
+        The graph with corrected biases, and the codes of every convolution; they differ from the plan's by at most 1.
     """
     options = plan.config.adaround or AdaRoundConfig()
     simulation = Simulation(graph, plan)
@@ -109,9 +109,11 @@ class Patches:
     inputs: Tensor
     wanted: Tensor
 
-    def part(self, index: Tensor) -> Patches:
-        """Return some of the positions."""
-        return Patches(self.inputs[:, index], self.wanted[:, index])
+    def batch(self, i: int, size: int) -> Patches:
+        """Return the i-th part of `size` positions, in turn; the order of the sample is random already."""
+        size = min(size, self.inputs.shape[1])
+        start = i % (self.inputs.shape[1] // size) * size
+        return Patches(self.inputs[:, start : start + size], self.wanted[:, start : start + size])
 
 
 def round_layer(layer: Layer, simulation: Simulation, codes: ConvCodes, options: AdaRoundConfig) -> IntArray:
@@ -131,7 +133,7 @@ def round_layer(layer: Layer, simulation: Simulation, codes: ConvCodes, options:
         return codes.weight
     search, judge = (sample_patches(layer, part, options.patches, generator) for part in _split(len(layer.inputs)))
     problem = _Problem(node, simulation, layer.parameters.bias, codes.w_frac)
-    share = _search(problem, search, (lower, upper, rest, nearest), options, generator)
+    share = _search(problem, search, (lower, upper, rest, nearest), options)
     found = torch.where(share > 0.5, upper, lower)
     with torch.no_grad():
         better = problem.errors(found, judge) < problem.errors(nearest, judge)
@@ -167,7 +169,6 @@ def _search(
     patches: Patches,
     choice: tuple[Tensor, Tensor, Tensor, Tensor],
     options: AdaRoundConfig,
-    generator: torch.Generator,
 ) -> Tensor:
     """Return h of every weight, [G, K / G, L], where h > 0.5 means the upper code."""
     lower, upper, rest, nearest = choice
@@ -177,11 +178,9 @@ def _search(
     v = torch.logit((rest - GAMMA) / (ZETA - GAMMA)).requires_grad_()
     optimiser = torch.optim.Adam([v], options.learning_rate)
     warm = int(WARM_UP * options.iterations)
-    count = patches.inputs.shape[1]
     for i in range(options.iterations):
-        index = torch.randint(count, (min(options.batch, count),), generator=generator)
         h = _rectified_sigmoid(v)
-        loss = (problem.errors(lower + h * (upper - lower), patches.part(index)) * scale).sum()
+        loss = (problem.errors(lower + h * (upper - lower), patches.batch(i, options.batch)) * scale).sum()
         if i >= warm:
             beta = BETA_END + (BETA_START - BETA_END) * 0.5 * (
                 1 + np.cos(np.pi * (i - warm) / max(options.iterations - warm, 1))

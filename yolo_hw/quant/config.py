@@ -52,13 +52,13 @@ class CorrectBy(str, Enum):
 class AdaRoundConfig:
     """How AdaRound searches (`yolo_hw.quant.adaround`)."""
 
-    iterations: int = 1000
+    iterations: int = 500
     """Steps of the optimiser per layer."""
     patches: int = 4096
     """Output positions sampled per layer, over all images."""
     batch: int = 256
     """Positions per step."""
-    learning_rate: float = 0.01
+    learning_rate: float = 0.03
     """Of Adam."""
     regulariser: float = 0.1
     """Weight of the pressure towards whole codes, relative to the layer's error under rounding to nearest."""
