@@ -27,15 +27,16 @@ ALLOWED_IMPORTS = {
     "yolo_hw.geometry": "",
     "yolo_hw.atomic": "errors",
     "yolo_hw.fixedpoint": "errors",
+    "yolo_hw.search_log": "atomic errors",
     "yolo_hw.darknet": "atomic errors",
     "yolo_hw.intgraph": "darknet fixedpoint geometry atomic errors",
     "yolo_hw.nn": "ops darknet fixedpoint geometry atomic errors",
     "yolo_hw.ops": "darknet fixedpoint geometry atomic errors",
     "yolo_hw.data": "darknet fixedpoint geometry atomic errors",
-    "yolo_hw.quant": "nn intgraph ops darknet fixedpoint geometry errors",
+    "yolo_hw.quant": "nn intgraph ops darknet fixedpoint geometry search_log errors",
     "yolo_hw.evaluate": "nn data intgraph darknet atomic errors",
     "yolo_hw.train": "evaluate nn data darknet atomic errors",
-    "yolo_hw.prune": "train evaluate nn data ops intgraph darknet geometry atomic errors",
+    "yolo_hw.prune": "train evaluate nn data ops intgraph darknet geometry search_log atomic errors",
     "hls_export": "darknet intgraph geometry fixedpoint atomic errors",
 }
 """Package -> parts of yolo_hw it may import besides itself (docs/architecture.md); cli and pipeline import all."""
