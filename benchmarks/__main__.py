@@ -25,6 +25,7 @@ from benchmarks import (
     memory,
     observers,
     prune_rivals,
+    ptq,
     seed_rows,
     sparse_conv,
     train_step,
@@ -48,6 +49,7 @@ STUDIES: dict[str, Callable[[Path], None]] = {
     "input_pipeline": input_pipeline.main,
     "accuracy": accuracy.main,
     "observers": observers.main,
+    "ptq": ptq.main,
     "seed_rows": seed_rows.main,
     "prune_rivals": prune_rivals.main,
 }

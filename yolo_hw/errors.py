@@ -32,6 +32,10 @@ class PruneError(YoloHwError):
     """A pruning option that names nothing, or a request that no choice of channels can meet."""
 
 
+class SearchError(YoloHwError):
+    """A log that is not that of the search at hand, or a score that is no number."""
+
+
 class QuantError(YoloHwError):
     """A quantisation option or a network that has no valid integer form under it."""
 

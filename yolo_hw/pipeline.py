@@ -32,6 +32,8 @@ from yolo_hw.quant.calibrate import Calibrated, calibrate
 from yolo_hw.quant.config import QuantConfig
 from yolo_hw.quant.fold import fold_model
 from yolo_hw.quant.lower import lower_graph
+from yolo_hw.quant.moments import batch_norm_moments
+from yolo_hw.quant.ptq_search import SearchProgress, SearchResult, search_ptq
 from yolo_hw.quant.simulate import Simulation
 
 CALIBRATION_BATCH = 8
@@ -80,6 +82,10 @@ class CompileConfig:
     """Checks to leave out of the verification."""
     lenient: bool = False
     """Skip unknown training keys of the cfg."""
+    search_seconds: float | None = None
+    """Search the options of `quant` within this budget (`yolo_hw.quant.ptq_search`); None takes them as they are."""
+    search_log: Path | None = None
+    """File of a search's trials, to go on behind them."""
     size: tuple[int, int] | None = None
     """(height, width) of the input instead of the cfg's."""
 
@@ -93,6 +99,7 @@ class CompileState:
     model: Darknet | None = None
     images: list[npt.NDArray[np.uint8]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    search: SearchResult | None = None
     calibrated: Calibrated | None = None
     graph: IntGraph | None = None
     simulated_codes: int = 0
@@ -137,12 +144,35 @@ def load_images(state: CompileState) -> None:
 
 
 def calibrate_model(state: CompileState) -> None:
-    """Fold batch norms, choose formats, round weights."""
+    """Fold batch norms, choose formats, round weights; search the options where a budget is given."""
     assert state.model is not None
     batches = [
         np.stack(state.images[i : i + CALIBRATION_BATCH]) for i in range(0, len(state.images), CALIBRATION_BATCH)
     ]
-    state.calibrated = calibrate(fold_model(state.model), batches, state.config.quant, state.progress.advance)
+    if state.config.search_seconds is not None:
+        state.search = search_ptq(
+            state.model,
+            batches,
+            state.config.search_seconds,
+            config=state.config.quant,
+            log=state.config.search_log,
+            report=lambda done: state.progress.step(search_line(done)),
+        )
+        state.calibrated = state.search.calibrated
+        return
+    state.calibrated = calibrate(
+        fold_model(state.model),
+        batches,
+        state.config.quant,
+        state.progress.advance,
+        batch_norm_moments(state.model),
+    )
+
+
+def search_line(done: SearchProgress) -> str:
+    """Return a line on a search's last trial."""
+    found = "no integer form" if done.trial.score is None else f"{done.trial.score:.2f} dB"
+    return f"search: trial {done.trials}: {done.trial.setting}: {found}, {done.seconds_left:.0f} s left"
 
 
 def lower_model(state: CompileState) -> None:

@@ -177,3 +177,38 @@ def test_inspect_memory_json_has_every_tensor(bundle):
     assert {t["tensor"]: (t["offset"], t["bytes"]) for t in tensors} == {
         t["name"]: (t["offset"], t["bytes"]) for t in stated
     }
+
+
+def test_compile_searches_and_goes_on(files, tmp_path):
+    arguments = files.arguments(calib=files.images, out=tmp_path / "out", skip="csim", search=1e-6)
+    arguments += ["--search-log", str(tmp_path / "log.json")]
+    result = run("compile", *arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    (trial,) = json.loads(result.stdout)["search"]
+    assert trial["setting"] == "as given"
+    assert trial["best"] is True
+    rows = json.loads((tmp_path / "log.json").read_text())["rows"]
+    assert [row["score"] for row in rows] == [trial["head_db"]]
+    result = run("compile", *arguments)
+    assert result.exit_code == 0, result.stderr
+    assert "as given" in result.stdout
+    assert json.loads((tmp_path / "log.json").read_text())["rows"] == rows
+
+
+def test_a_search_log_needs_a_search(files, tmp_path):
+    arguments = files.arguments(calib=files.images, out=tmp_path / "out")
+    result = run("compile", *arguments, "--search-log", tmp_path / "log.json")
+    assert result.exit_code == EXIT_BAD_INPUT
+    assert "--search-log has no effect without --search" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--adaround", "5", "--w-bits", "4"], ["--equalise-by", "weights", "--absorb-biases", "--observer", "kl"],
+     ["--bias-correction-by", "batch_norm"]],
+)  # fmt: skip
+def test_compile_takes_the_options_of_quantisation(files, tmp_path, options):
+    out = tmp_path / "out"
+    result = run("compile", *files.arguments(calib=files.images, out=out, skip="csim"), *options, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["verify"]["passed"]

@@ -10,7 +10,15 @@ from yolo_hw.darknet.layers import ACTIVATIONS
 from yolo_hw.fixedpoint import Overflow, Rounding
 from yolo_hw.intgraph import check_graph, execute, image_codes
 from yolo_hw.intgraph.engine import Engine
-from yolo_hw.quant import LeakySlope, Observer, QuantConfig, lower_graph
+from yolo_hw.quant import (
+    AdaRoundConfig,
+    CorrectBy,
+    EqualiseBy,
+    LeakySlope,
+    Observer,
+    QuantConfig,
+    lower_graph,
+)
 from yolo_hw.quant.simulate import Simulation
 
 
@@ -69,6 +77,25 @@ def test_slopes_of_leaky(mul, shift):
 
 def test_corrections_off():
     assert_ladder(random_net(400), QuantConfig(equalise=None, bias_correction=False, unsigned=False))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"equalise_by": EqualiseBy.WEIGHTS},
+        {"equalise_by": EqualiseBy.WEIGHTS, "per_channel": False, "w_bits": 4},
+        {"absorb_biases": True},
+        {"bias_correction_by": CorrectBy.BATCH_NORM, "absorb_biases": True},
+        {"adaround": AdaRoundConfig(iterations=20)},
+        {"adaround": AdaRoundConfig(iterations=20), "w_bits": 4, "bias_correction": False},
+        {"adaround": AdaRoundConfig(iterations=20), "bias_correction_by": CorrectBy.BATCH_NORM, "w_bits": 4},
+        {"adaround": AdaRoundConfig(iterations=20), "w_bits": 16, "a_bits": 16},
+        {"adaround": AdaRoundConfig(iterations=20), "overflow": Overflow.WRAP, "rounding": Rounding.FLOOR},
+    ],
+)
+@pytest.mark.parametrize("seed", [500, 501])
+def test_every_correction(options, seed):
+    assert_ladder(random_net(seed), QuantConfig(**options))
 
 
 def test_a_net_of_all_blocks():

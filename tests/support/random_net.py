@@ -12,7 +12,7 @@ from support.networks import CfgWriter, build, random_weights
 
 from yolo_hw.darknet.layers import ACTIVATIONS
 from yolo_hw.nn.darknet import Darknet
-from yolo_hw.quant import Calibrated, QuantConfig, calibrate, fold_model
+from yolo_hw.quant import Calibrated, QuantConfig, batch_norm_moments, calibrate, fold_model
 
 WIDTH = 8
 """Channels between the blocks; every block also keeps the map's size."""
@@ -139,4 +139,5 @@ def make_images(model: Darknet, count: int = 4, seed: int = 0) -> npt.NDArray[np
 
 def calibrate_net(model: Darknet, config: QuantConfig | None = None, seed: int = 0) -> Calibrated:
     """Quantise a network on four images."""
-    return calibrate(fold_model(model), [make_images(model, seed=seed)], config or QuantConfig())
+    images = [make_images(model, seed=seed)]
+    return calibrate(fold_model(model), images, config or QuantConfig(), None, batch_norm_moments(model))

@@ -17,6 +17,7 @@ from yolo_hw.data.preprocess import Resize
 from yolo_hw.intgraph.cost import graph_cost
 from yolo_hw.nn.darknet import DARKNET_BN_EPS
 from yolo_hw.pipeline import CompileConfig, CompileState, compile_network
+from yolo_hw.quant.ptq_search import SearchResult
 
 
 @click.command(
@@ -29,6 +30,14 @@ from yolo_hw.pipeline import CompileConfig, CompileState, compile_network
 @click.option("--calib", type=FilePath, required=True, help="Calibration images: a folder, an image or a list.")
 @click.option("--out", type=FilePath, required=True, help="Folder of the bundle; an older bundle there is replaced.")
 @quant_options
+@click.option(
+    "--search",
+    "search_seconds",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="Search observers, equalisation, corrections and AdaRound, beginning with the options given.",
+)
+@click.option("--search-log", type=FilePath, help="File of --search's trials; a later search goes on behind them.")
 @click.option("--tile", default="16x16", show_default=True, metavar="TMxTN", help="Multiply-accumulate tile.")
 @click.option("--ifm-words", type=int, default=4096, show_default=True, help="Input buffer, words of TN codes.")
 @click.option("--acc-words", type=int, default=1024, show_default=True, help="Accumulator buffer, words of TM sums.")
@@ -48,6 +57,8 @@ def command(**options: Any) -> int:  # noqa: ANN401
     """Quantise, plan, export and verify a network in one go. Exit code 1 if any check fails."""
     if (options["weights"] is None) != options["random_weights"]:
         raise click.UsageError("give --weights, or --random-weights")
+    if options["search_log"] is not None and options["search_seconds"] is None:
+        raise click.UsageError("--search-log has no effect without --search")
     tm, tn = AcceleratorConfig.parse_tile(options["tile"])
     config = CompileConfig(
         cfg=options["cfg"],
@@ -70,6 +81,8 @@ def command(**options: Any) -> int:  # noqa: ANN401
         golden=GoldenOptions(max_bytes=options["golden_limit_mb"] << 20),
         skip=options["skip"],
         lenient=options["lenient"],
+        search_seconds=options["search_seconds"],
+        search_log=options["search_log"],
     )
     with step_progress() as progress:
         state = compile_network(config, progress)
@@ -106,13 +119,34 @@ def compile_summary(state: CompileState) -> dict[str, Any]:
         "skipped_images": len(state.skipped),
         "simulated_codes": state.simulated_codes,
         "notes": state.calibrated.plan.notes,
+        "search": [] if state.search is None else search_rows(state.search),
     }
+
+
+def search_rows(search: SearchResult) -> list[dict[str, Any]]:
+    """Return the trials of a search, the best one marked."""
+    return [
+        {"setting": trial.setting, "head_db": trial.score, "seconds": trial.seconds, "best": trial is search.best}
+        for trial in search.trials
+    ]
+
+
+def print_search(search: SearchResult) -> None:
+    """Print the trials of a search, best first."""
+    trials = sorted(search.trials, key=lambda trial: float("inf") if trial.score is None else -trial.score)
+    rows = [
+        ("none" if trial.score is None else f"{trial.score:.2f}", f"{trial.seconds:.1f}", trial.setting)
+        for trial in trials
+    ]
+    print_table("search", ("heads dB", "seconds", "<setting"), rows, "the first was taken")
 
 
 def print_compile(state: CompileState) -> None:
     """Print the summary and the checks."""
     summary = compile_summary(state)
     assert state.report is not None
+    if state.search is not None:
+        print_search(state.search)
     rows = [
         ("calibration", f"{summary['calibration_images']} images, {summary['skipped_images']} skipped"),
         (

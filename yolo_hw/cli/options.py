@@ -26,7 +26,16 @@ from yolo_hw.intgraph.check import check_graph
 from yolo_hw.intgraph.graph import IntGraph
 from yolo_hw.nn.darknet import DARKNET_BN_EPS, load_darknet
 from yolo_hw.pipeline import CompileConfig, CompileState, calibrate_model, load_images, load_model, lower_model
-from yolo_hw.quant.config import BITS, LeakySlope, Observer, Override, QuantConfig
+from yolo_hw.quant.config import (
+    BITS,
+    AdaRoundConfig,
+    CorrectBy,
+    EqualiseBy,
+    LeakySlope,
+    Observer,
+    Override,
+    QuantConfig,
+)
 
 RUNNERS = ("float", "engine", "onnx")
 """What can compute a network's head maps."""
@@ -96,7 +105,14 @@ def quant_options(function: F) -> F:
                          help="Share of values that --observer percentile keeps."),
             click.option("--per-tensor", is_flag=True, help="One weight format per layer instead of per channel."),
             click.option("--no-equalise", is_flag=True, help="Leave channel ranges as they are."),
+            click.option("--equalise-by", type=click.Choice([by.value for by in EqualiseBy]), default="activations",
+                         show_default=True, help="What equalisation makes even."),
+            click.option("--absorb-biases", is_flag=True, help="Hand constant parts of channels on to the next layer."),
             click.option("--no-bias-correction", is_flag=True, help="Leave biases as they are."),
+            click.option("--bias-correction-by", type=click.Choice([by.value for by in CorrectBy]), default="images",
+                         show_default=True, help="Where bias correction takes mean errors from."),
+            click.option("--adaround", type=click.IntRange(1), is_flag=False, flag_value=AdaRoundConfig().iterations,
+                         metavar="[STEPS]", help="Choose per weight whether to round up or down (minutes)."),
             click.option("--signed", is_flag=True, help="No unsigned activations."),
             click.option("--rounding", type=click.Choice([r.value for r in Rounding]), default="half_up",
                          show_default=True, help="Rounding of every shift."),
@@ -125,7 +141,11 @@ def quant_config(options: dict[str, Any]) -> QuantConfig:
         percentile=options["percentile"],
         per_channel=not options["per_tensor"],
         equalise=None if options["no_equalise"] else QuantConfig().equalise,
+        equalise_by=EqualiseBy(options["equalise_by"]),
+        absorb_biases=options["absorb_biases"],
         bias_correction=not options["no_bias_correction"],
+        bias_correction_by=CorrectBy(options["bias_correction_by"]),
+        adaround=AdaRoundConfig(iterations=options["adaround"]) if options["adaround"] else None,
         unsigned=not options["signed"],
         overrides=tuple(Override.parse(text) for text in options["override"]),
         rounding=Rounding(options["rounding"]),
@@ -135,8 +155,8 @@ def quant_config(options: dict[str, Any]) -> QuantConfig:
 
 
 QUANT_NAMES = (
-    "bits w_bits a_bits observer w_observer percentile per_tensor no_equalise no_bias_correction signed rounding "
-    "overflow leaky override"
+    "bits w_bits a_bits observer w_observer percentile per_tensor no_equalise equalise_by absorb_biases "
+    "no_bias_correction bias_correction_by adaround signed rounding overflow leaky override"
 ).split()
 """Parameters of `quant_options`."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +21,17 @@ from yolo_hw.fixedpoint import FixedPoint
 from yolo_hw.intgraph.graph import INPUT, INPUT_FORMAT
 from yolo_hw.nn.activations import activate
 from yolo_hw.quant import folded as G
-from yolo_hw.quant.bias_correction import correct_biases
-from yolo_hw.quant.config import Observer, QuantConfig
-from yolo_hw.quant.equalise import equalise_channels
+from yolo_hw.quant.absorb_bias import absorb_biases
+from yolo_hw.quant.adaround import adaround
+from yolo_hw.quant.bias_correction import correct_biases, correct_biases_analytically
+from yolo_hw.quant.config import CorrectBy, EqualiseBy, Observer, QuantConfig
+from yolo_hw.quant.equalise import Exponents, activation_exponents, scale_channels, weight_exponents
 from yolo_hw.quant.execute import NodeResult, float_parameters, run_folded
 from yolo_hw.quant.folded import Float64Array, FoldedGraph, FoldedNode
 from yolo_hw.quant.groups import FormatGroup, format_groups
+from yolo_hw.quant.moments import Moments, changed_moments
 from yolo_hw.quant.observers import CandidateStatistics, RangeStatistics, finest_frac
+from yolo_hw.quant.paired import adopt_codes
 from yolo_hw.quant.plan import ConvCodes, QuantPlan, Table
 from yolo_hw.quant.tables import ARITHMETIC, build_table
 from yolo_hw.quant.weights import ConvContext, quantise_conv
@@ -53,7 +57,11 @@ class Calibrated:
 
 
 def calibrate(
-    graph: FoldedGraph, batches: Iterable[ImageBatch], config: QuantConfig, progress: Progress | None = None
+    graph: FoldedGraph,
+    batches: Iterable[ImageBatch],
+    config: QuantConfig,
+    progress: Progress | None = None,
+    moments: dict[str, Moments] | None = None,
 ) -> Calibrated:
     """Choose the format of every tensor and round the weights.
 
@@ -61,20 +69,26 @@ def calibrate(
         graph: The folded network.
         batches: Calibration images.
         config: Word lengths, observers, rounding, corrections.
-        progress: Called after every batch, or node where biases are corrected.
+        progress: Called after every batch, or node where biases are corrected or AdaRound runs.
+        moments: What the model's batch norms know (`batch_norm_moments`); only `CorrectBy.BATCH_NORM` needs it.
 
     Returns:
         The graph to lower and its plan.
 
     Raises:
-        QuantError: No image, values that are not finite, an override that matches nothing, or no integer form.
+        QuantError: No image, values that are not finite, an override that matches nothing, no integer form, or no
+            moments where they are needed.
     """
     images = list(batches)
     if not images:
         raise QuantError("calibration needs at least one image")
     _check_overrides(graph, config)
-    if config.equalise is not None:
-        graph = equalise_channels(graph, _measure_channels(graph, images, progress), config.equalise)
+    if config.bias_correction and config.bias_correction_by is CorrectBy.BATCH_NORM and moments is None:
+        raise QuantError(
+            f"{graph.name}: bias correction by batch_norm needs the batch norms' statistics: pass "
+            "moments=batch_norm_moments(model)"
+        )
+    graph, moments = _reshape_channels(graph, images, config, moments or {}, progress)
     groups = format_groups(graph, config)
     ranges = _measure_ranges(graph, images, progress)
     candidates = _Candidates(graph, groups, ranges, config)
@@ -83,10 +97,50 @@ def calibrate(
             candidates.update(result)
     formats, arguments = candidates.formats(), candidates.arguments()
     plan = make_plan(graph, formats, arguments, config)
-    if config.bias_correction:
+    chosen: dict[str, ConvCodes] = {}
+    by_images = config.bias_correction and config.bias_correction_by is CorrectBy.IMAGES
+    if config.adaround is not None:
+        graph, chosen = adaround(graph, plan, images, correct_means=by_images, progress=progress)
+    elif by_images:
         graph = correct_biases(graph, plan, images, progress)
-        plan = make_plan(graph, formats, arguments, config)
-    return Calibrated(graph, plan)
+    notes: list[str] = []
+    if config.bias_correction and not by_images:
+        graph, notes = _correct_by_moments(graph, adopt_codes(graph, plan, chosen), moments)
+    plan = adopt_codes(graph, make_plan(graph, formats, arguments, config), chosen)
+    return Calibrated(graph, replace(plan, notes=[*plan.notes, *notes]))
+
+
+def _reshape_channels(
+    graph: FoldedGraph,
+    images: list[ImageBatch],
+    config: QuantConfig,
+    moments: dict[str, Moments],
+    progress: Progress | None,
+) -> tuple[FoldedGraph, dict[str, Moments]]:
+    """Equalise channels and absorb biases as the options say; return the graph and its moments."""
+    exponents: Exponents = {}
+    absorbed: dict[str, Float64Array] = {}
+    if config.equalise is not None:
+        if config.equalise_by is EqualiseBy.WEIGHTS:
+            exponents = weight_exponents(graph)
+        else:
+            largest = {name: np.maximum(-lo, hi) for name, (lo, hi) in _channels(graph, images, progress).items()}
+            exponents = activation_exponents(graph, largest, config.equalise)
+        graph = scale_channels(graph, exponents)
+    if config.absorb_biases:
+        floors = {name: lo for name, (lo, _) in _channels(graph, images, progress).items()}
+        graph, absorbed = absorb_biases(graph, floors)
+    return graph, changed_moments(moments, exponents, absorbed)
+
+
+def _correct_by_moments(
+    graph: FoldedGraph, plan: QuantPlan, moments: dict[str, Moments]
+) -> tuple[FoldedGraph, list[str]]:
+    graph, unknown = correct_biases_analytically(graph, plan, moments)
+    if not unknown:
+        return graph, []
+    names = ", ".join(unknown)
+    return graph, [f"bias correction by batch_norm: nothing is known of some channels that these layers read: {names}"]
 
 
 def _check_overrides(graph: FoldedGraph, config: QuantConfig) -> None:
@@ -141,16 +195,17 @@ def _run(graph: FoldedGraph, images: list[ImageBatch], stage: str, progress: Pro
             progress(stage, i, len(images))
 
 
-def _measure_channels(
+def _channels(
     graph: FoldedGraph, images: list[ImageBatch], progress: Progress | None
-) -> dict[str, Float64Array]:
-    """Return the largest magnitude of every channel of every node."""
-    largest: dict[str, Float64Array] = {}
+) -> dict[str, tuple[Float64Array, Float64Array]]:
+    """Return the smallest and the largest value of every channel of every node."""
+    found: dict[str, tuple[Float64Array, Float64Array]] = {}
     for node, _, out in _run(graph, images, "channels", progress):
         _check_finite(node, out)
-        found = out.abs().amax((0, 2, 3)).double().numpy()
-        largest[node.name] = np.maximum(largest.get(node.name, found), found)
-    return largest
+        lo, hi = (end.double().numpy() for end in (out.amin((0, 2, 3)), out.amax((0, 2, 3))))
+        known = found.get(node.name, (lo, hi))
+        found[node.name] = np.minimum(known[0], lo), np.maximum(known[1], hi)
+    return found
 
 
 def _check_finite(node: FoldedNode, out: Tensor) -> None:
@@ -213,7 +268,7 @@ class _Candidates:
     def _update_argument(self, node: FoldedNode, pre: Tensor, out: Tensor) -> None:
         """Judge the argument's format by its effect behind the activation."""
         statistics = self.of_argument[node.name]
-        if self.config.a_observer is Observer.PERCENTILE:
+        if self.config.a_observer in (Observer.PERCENTILE, Observer.KL):
             statistics.update(pre, self.config.a_observer)
         else:
             statistics.compare(out, [activate(node.activation, q) for q in statistics.rounded(pre)])

@@ -26,6 +26,52 @@ class Observer(str, Enum):
     """The step with the smallest mean squared error."""
     COSINE = "cosine"
     """The step with the largest cosine similarity between the values and their rounded form."""
+    KL = "kl"
+    """The step whose codes keep most of the values' distribution (`yolo_hw.quant.divergence`)."""
+
+
+class EqualiseBy(str, Enum):
+    """What channel equalisation makes even."""
+
+    ACTIVATIONS = "activations"
+    """The channel ranges of the maps, measured on the calibration images."""
+    WEIGHTS = "weights"
+    """The ranges of the weights on both sides of a tensor; helps where a layer has one step for all weights."""
+
+
+class CorrectBy(str, Enum):
+    """Where bias correction takes the mean rounding error from."""
+
+    IMAGES = "images"
+    """Measured on the calibration images."""
+    BATCH_NORM = "batch_norm"
+    """Computed from the statistics in the batch norms; no image takes part."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaRoundConfig:
+    """How AdaRound searches (`yolo_hw.quant.adaround`)."""
+
+    iterations: int = 500
+    """Steps of the optimiser per layer."""
+    patches: int = 4096
+    """Output positions sampled per layer, over all images."""
+    batch: int = 256
+    """Positions per step."""
+    learning_rate: float = 0.03
+    """Of Adam."""
+    regulariser: float = 0.1
+    """Weight of the pressure towards whole codes, relative to the layer's error under rounding to nearest."""
+    seed: int = 0
+    """Of the sampling."""
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "patches", "batch"):
+            if getattr(self, name) < 1:
+                raise QuantError(f"adaround {name} must be at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "regulariser"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise QuantError(f"adaround {name} must be positive, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -91,8 +137,16 @@ class QuantConfig:
     """One number of fraction bits per output channel of the weights, else one per layer."""
     equalise: float | None = 0.5
     """Strength of channel equalisation behind dense convolutions in [0, 1]; depthwise ones get all of it; None: off."""
+    equalise_by: EqualiseBy = EqualiseBy.ACTIVATIONS
+    """What equalisation makes even; the strength concerns activations only."""
+    absorb_biases: bool = False
+    """Hand the part of a channel that never falls on to the next layer's bias, which shrinks the tensor's range."""
     bias_correction: bool = True
     """Move the mean rounding error of every channel into the bias."""
+    bias_correction_by: CorrectBy = CorrectBy.IMAGES
+    """Where the mean error comes from."""
+    adaround: AdaRoundConfig | None = None
+    """Round weights up or down so that each layer's output stays closest; None rounds to nearest."""
     unsigned: bool = True
     """Activations that cannot be negative (after relu, logistic, ...) use unsigned codes."""
     overrides: tuple[Override, ...] = ()

@@ -6,14 +6,17 @@ around a tensor commutes with a positive factor per channel (convolution, add, p
 the producer's output channel is multiplied by ``2**e`` and the consumers' weights for it by ``2**-e``. Behind a
 depthwise consumer, whose weights have fraction bits per channel, this costs nothing.
 
+Two ways to choose e: `activation_exponents` evens the measured ranges of the maps, `weight_exponents` the ranges of
+the weights on both sides of a tensor, without images. `scale_channels` applies either.
+
 Reference:
     Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019, section 4.1;
-    here with factors from activation ranges, rounded to powers of two, over whole residual chains.
+    here with factors rounded to powers of two, over whole residual chains.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -29,13 +32,34 @@ MAX_DENSE_EXPONENT = 4
 """Behind dense consumers small channels grow by at most 2**4, since their weights shrink in a shared step."""
 MAX_DEPTHWISE_EXPONENT = 10
 """Behind depthwise consumers only the growth of dead channels is limited."""
+MAX_WEIGHT_EXPONENT = 16
+"""Weights move by at most 2**16 either way, so that nearly dead channels stay far from float32's limits."""
+MAX_SWEEPS = 100
+"""Passes over all tensors until weights are even; real networks need about ten."""
+
+Exponents = dict[str, IntArray]
+"""Tensor -> [C] exponents e of the factors 2**e."""
 
 
-def equalise_channels(graph: FoldedGraph, ranges: dict[str, Float64Array], strength: float) -> FoldedGraph:
-    """Equalise the channels of every tensor where this is possible.
+@dataclass(frozen=True)
+class ScaleGroup:
+    """Tensors that are scaled together, channel by channel.
 
-    Before: channel ranges of a tensor may differ widely.  After: they lie closer together, for tensors read by
-    depthwise convolutions only within a factor of 2 (dead channels aside).  Changes values: up to float64 rounding.
+    Attributes:
+        members: The tensors.
+        producers: The convolutions among them, whose output channels grow.
+        consumers: The convolutions that read them, whose input channels shrink.
+    """
+
+    members: tuple[str, ...]
+    producers: tuple[str, ...]
+    consumers: tuple[str, ...]
+
+
+def activation_exponents(graph: FoldedGraph, ranges: dict[str, Float64Array], strength: float) -> Exponents:
+    """Return exponents that bring the channel ranges of every map closer together.
+
+    For tensors read by depthwise convolutions only, the ranges end within a factor of 2 (dead channels aside).
 
     Args:
         graph: The folded network.
@@ -44,42 +68,67 @@ def equalise_channels(graph: FoldedGraph, ranges: dict[str, Float64Array], stren
             [0, 1].
     """
     nodes = {node.name: node for node in graph.nodes}
-    for members in _scale_groups(graph):
-        consumers = [node.name for node in graph.nodes if any(name in members for name in node.inputs)]
-        convs = [name for name in consumers if isinstance(nodes[name], FoldedConv)]
-        depthwise = all(_is_depthwise(nodes[name]) for name in convs)
-        largest = np.max([ranges[name] for name in members], axis=0)
-        exponents = _exponents(largest, depthwise, strength)
-        for name in members:
-            node = nodes[name]
-            if isinstance(node, FoldedConv):
-                nodes[name] = replace(
-                    node,
-                    weight=np.ldexp(node.weight, exponents[:, None, None, None]),
-                    bias=np.ldexp(node.bias, exponents),
-                )
-        for name in convs:
-            node = nodes[name]
-            assert isinstance(node, FoldedConv)
-            axis = exponents[:, None, None, None] if _is_depthwise(node) else exponents[None, :, None, None]
-            nodes[name] = replace(node, weight=np.ldexp(node.weight, -axis))
-    return replace(graph, nodes=tuple(nodes[node.name] for node in graph.nodes))
+    found: Exponents = {}
+    for group in scale_groups(graph):
+        depthwise = all(_is_depthwise(nodes[name]) for name in group.consumers)
+        largest = np.max([ranges[name] for name in group.members], axis=0)
+        found |= dict.fromkeys(group.members, _exponents(largest, depthwise, strength))
+    return found
 
 
-def _exponents(largest: Float64Array, depthwise: bool, strength: float) -> IntArray:
-    top = largest.max()
-    if top == 0:
-        return np.zeros(largest.shape, np.int64)
-    distance = np.log2(top / np.maximum(largest, top * 2.0**-MAX_DEPTHWISE_EXPONENT))
-    limit = MAX_DEPTHWISE_EXPONENT if depthwise else MAX_DENSE_EXPONENT
-    return np.asarray(np.clip(np.floor(distance * (1.0 if depthwise else strength)), 0, limit), np.int64)
+def weight_exponents(graph: FoldedGraph) -> Exponents:
+    r"""Return exponents that even the weights' ranges on both sides of every tensor, Nagel's cross-layer form.
+
+    With the precisions :math:`p_i = r^{(1)}_i / R^{(1)}` of the producer's output channel i and :math:`q_i` of the
+    consumer's input channel i (r the channel's, R the layer's largest magnitude), the product
+    :math:`\sum_i p_i q_i` is largest where both are equal (eq. 9), so
+
+    .. math:: e_i = -\lfloor \tfrac{1}{2} \log_2 (p_i / q_i) \rceil
+
+    in sweeps over all tensors until no exponent moves: then p_i and q_i lie within a factor of 2 of each other, dead
+    channels aside. Of several producers or consumers the most precise counts.
+    """
+    groups = [group for group in scale_groups(graph) if group.producers and group.consumers]
+    total = {group: np.zeros(_width(graph, group), np.int64) for group in groups}
+    nodes = {node.name: node for node in graph.nodes if isinstance(node, FoldedConv)}
+    for _ in range(MAX_SWEEPS):
+        moved = False
+        for group in groups:
+            out = np.max([_precision(nodes[name].weight, 0) for name in group.producers], axis=0)
+            into = np.max(
+                [_precision(nodes[name].weight, _input_axis(nodes[name])) for name in group.consumers], axis=0
+            )
+            alive = (out > 0) & (into > 0)
+            distance = np.log2(np.where(alive, out, 1.0)) - np.log2(np.where(alive, into, 1.0))
+            step = -np.trunc(np.where(np.abs(distance) > 1, distance / 2 + np.copysign(0.5, distance), 0.0))
+            wanted = np.clip(total[group] + step.astype(np.int64), -MAX_WEIGHT_EXPONENT, MAX_WEIGHT_EXPONENT)
+            change = wanted - total[group]
+            if change.any():
+                moved, total[group] = True, wanted
+                _scale_group(nodes, group, change)
+        if not moved:
+            break
+    return {name: total[group] for group in groups for name in group.members}
 
 
-def _is_depthwise(node: FoldedNode) -> bool:
-    return isinstance(node, FoldedConv) and node.depthwise
+def scale_channels(graph: FoldedGraph, exponents: Exponents) -> FoldedGraph:
+    """Multiply channels by powers of two and divide the weights that read them.
+
+    Before: any graph.  After: tensor t's channel c is ``2**exponents[t][c]`` times what it was.  Changes values: only
+    by these factors, exactly, short of float64's underflow; the outputs stay the same bit by bit.
+
+    Args:
+        graph: The folded network.
+        exponents: Of tensors that may be scaled, see `scale_groups`; tensors of one group have the same ones.
+    """
+    nodes = {node.name: node for node in graph.nodes if isinstance(node, FoldedConv)}
+    for group in scale_groups(graph):
+        if group.members[0] in exponents:
+            _scale_group(nodes, group, exponents[group.members[0]])
+    return replace(graph, nodes=tuple(nodes.get(node.name, node) for node in graph.nodes))
 
 
-def _scale_groups(graph: FoldedGraph) -> list[set[str]]:
+def scale_groups(graph: FoldedGraph) -> list[ScaleGroup]:
     """Return the sets of tensors that must be scaled together and may be scaled at all."""
     parent = {name: name for name in (INPUT, *(node.name for node in graph.nodes))}
 
@@ -95,13 +144,61 @@ def _scale_groups(graph: FoldedGraph) -> list[set[str]]:
                 parent[root(name)] = root(node.name)
         elif not isinstance(node, FoldedConv):
             fixed |= {node.name, *node.inputs}
-        elif node.groups > 1 and not _is_depthwise(node):
+        elif node.groups > 1 and not node.depthwise:
             fixed |= set(node.inputs)
         if node.activation not in HOMOGENEOUS:
             fixed.add(node.name)
     frozen = {root(name) for name in fixed}
-    groups: dict[str, set[str]] = {}
+    grouped: dict[str, list[str]] = {}
     for node in graph.nodes:
         if root(node.name) not in frozen:
-            groups.setdefault(root(node.name), set()).add(node.name)
-    return list(groups.values())
+            grouped.setdefault(root(node.name), []).append(node.name)
+    convs = [node for node in graph.nodes if isinstance(node, FoldedConv)]
+    return [
+        ScaleGroup(
+            tuple(members),
+            tuple(node.name for node in convs if node.name in members),
+            tuple(node.name for node in convs if node.inputs[0] in members),
+        )
+        for members in grouped.values()
+    ]
+
+
+def _scale_group(nodes: dict[str, FoldedConv], group: ScaleGroup, exponents: IntArray) -> None:
+    column = exponents.reshape(-1, 1, 1, 1)
+    for name in group.producers:
+        node = nodes[name]
+        nodes[name] = replace(node, weight=np.ldexp(node.weight, column), bias=np.ldexp(node.bias, exponents))
+    for name in group.consumers:
+        node = nodes[name]
+        factors = column if node.depthwise else column.reshape(1, -1, 1, 1)
+        nodes[name] = replace(node, weight=np.ldexp(node.weight, -factors))
+
+
+def _exponents(largest: Float64Array, depthwise: bool, strength: float) -> IntArray:
+    top = largest.max()
+    if top == 0:
+        return np.zeros(largest.shape, np.int64)
+    distance = np.log2(top / np.maximum(largest, top * 2.0**-MAX_DEPTHWISE_EXPONENT))
+    limit = MAX_DEPTHWISE_EXPONENT if depthwise else MAX_DENSE_EXPONENT
+    return np.asarray(np.clip(np.floor(distance * (1.0 if depthwise else strength)), 0, limit), np.int64)
+
+
+def _precision(weight: Float64Array, axis: int) -> Float64Array:
+    """Return the largest magnitude of every channel along `axis` over the layer's."""
+    rows = np.abs(np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)).max(1)
+    top = rows.max()
+    return np.asarray(rows / top if top > 0 else rows, np.float64)
+
+
+def _input_axis(node: FoldedConv) -> int:
+    """Return the axis of the weights that runs over input channels."""
+    return 0 if node.depthwise else 1
+
+
+def _is_depthwise(node: FoldedNode) -> bool:
+    return isinstance(node, FoldedConv) and node.depthwise
+
+
+def _width(graph: FoldedGraph, group: ScaleGroup) -> int:
+    return next(node.shape.c for node in graph.nodes if node.name == group.members[0])

@@ -12,6 +12,7 @@ from torch import Tensor
 from yolo_hw.fixedpoint import MAX_ABS_FRAC, FixedPoint, Overflow, Rounding
 from yolo_hw.ops import fake_quant_pow2
 from yolo_hw.quant.config import Observer
+from yolo_hw.quant.divergence import CodeHistogram
 
 NUM_CANDIDATES = 6
 """Fraction bits tried: from no clipping to a range 2**5 times smaller."""
@@ -77,6 +78,7 @@ class CandidateStatistics:
         self.norm_x = 0.0
         self.extreme = extreme
         self.histogram = torch.zeros(_HISTOGRAM_BINS, dtype=torch.float64)
+        self.cells = CodeHistogram(self.formats, rounding)
 
     def rounded(self, x: Tensor) -> list[Tensor]:
         """Return `x` in the grid of every candidate."""
@@ -84,7 +86,9 @@ class CandidateStatistics:
 
     def update(self, x: Tensor, observer: Observer) -> None:
         """Take in one batch of values."""
-        if observer is Observer.PERCENTILE:
+        if observer is Observer.KL:
+            self.cells.update(x)
+        elif observer is Observer.PERCENTILE:
             self.histogram += torch.histc(x.abs().float(), _HISTOGRAM_BINS, 0, self.extreme).double()
         elif observer is not Observer.MAX:
             self.compare(x, self.rounded(x))
@@ -105,6 +109,8 @@ class CandidateStatistics:
             return self.formats[min(range(NUM_CANDIDATES), key=lambda i: self.squared_error[i])]
         if observer is Observer.COSINE:
             return self.formats[max(range(NUM_CANDIDATES), key=self._cosine)]
+        if observer is Observer.KL:
+            return min(self.formats, key=lambda fmt: self.cells.divergence(fmt, self.overflow))
         if observer is Observer.PERCENTILE:
             limit = self._quantile(percentile / 100)
             fitting = [f for f in self.formats if limit <= (f.hi + 0.5) * f.step]

@@ -11,6 +11,7 @@ from yolo_hw.quant.calibrate import ImageBatch, Progress, calibrate
 from yolo_hw.quant.config import QuantConfig
 from yolo_hw.quant.fold import fold_model
 from yolo_hw.quant.lower import lower_graph
+from yolo_hw.quant.moments import batch_norm_moments
 
 
 def quantise_model(
@@ -30,5 +31,6 @@ def quantise_model(
     Raises:
         QuantError: No image, values that are not finite, or a layer without legal integer form.
     """
-    calibrated = calibrate(fold_model(model), batches, config or QuantConfig(), progress)
+    moments = batch_norm_moments(model)
+    calibrated = calibrate(fold_model(model), batches, config or QuantConfig(), progress, moments)
     return lower_graph(calibrated.graph, calibrated.plan)

@@ -11,6 +11,7 @@ from yolo_hw.errors import QuantError
 from yolo_hw.fixedpoint import MAX_ABS_FRAC, FixedPoint, IntArray, dequantise, quantise, round_real, signed_bits
 from yolo_hw.intgraph.bounds import conv_sums
 from yolo_hw.quant.config import Observer, QuantConfig
+from yolo_hw.quant.divergence import row_divergences
 from yolo_hw.quant.folded import Float64Array, FoldedConv
 from yolo_hw.quant.plan import ConvCodes
 
@@ -91,6 +92,9 @@ def _choose_fracs(rows: Float64Array, bits: int, config: QuantConfig) -> IntArra
     base = np.clip(base, -MAX_ABS_FRAC + NUM_CANDIDATES, MAX_ABS_FRAC - NUM_CANDIDATES).astype(np.int64)
     if config.w_observer in (Observer.MAX, Observer.PERCENTILE):
         return base
+    if config.w_observer is Observer.KL:
+        scores = row_divergences(rows, base, fmt, NUM_CANDIDATES, config)
+        return np.asarray(base + scores.argmin(0), np.int64)
     scores = np.stack([_score(rows, base + i, fmt, config) for i in range(NUM_CANDIDATES)])
     return np.asarray(base + scores.argmin(0), np.int64)
 

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All observers and corrections of post-training quantisation, beside other libraries' own static quantisation.
+
+Yolo-Fastest-1.1, calibrated on 48 images of COCO train2017, AP on 128 other images of COCO val2017; all candidates get
+the same images, resizing, decoding and metric. ``python -m benchmarks.ptq [--images N] [--only GLOB]`` measures a part;
+rows of earlier runs on as many images stay, so that a long run can be made in pieces.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from benchmarks.measure import PeerMissingError
+from benchmarks.networks import Case, real_case
+from benchmarks.peers import library, onnx_models
+from benchmarks.record import RESULTS, Row, save_result
+from yolo_hw.evaluate import FloatRunner, HeadRunner, IntRunner
+from yolo_hw.evaluate.onnx_runner import OnnxRunner
+from yolo_hw.quant import (
+    AdaRoundConfig,
+    CorrectBy,
+    EqualiseBy,
+    LeakySlope,
+    Observer,
+    QuantConfig,
+    fold_model,
+    lower_graph,
+    quantise_model,
+)
+from yolo_hw.quant.ptq_search import search_ptq
+
+PIXEL_SCALE = 1 / 256
+"""Of the folded network's input: its factor 256/255 is in the first weights."""
+SEARCH_SECONDS = 1800.0
+BASE = QuantConfig()
+PLAIN = QuantConfig(equalise=None, bias_correction=False)
+WIDE = QuantConfig(a_bits=16)
+
+OURS: dict[str, QuantConfig] = {
+    **{f"ours: {observer.value}": replace(BASE, a_observer=observer) for observer in Observer},
+    **{f"ours: {observer.value}, plain": replace(PLAIN, a_observer=observer) for observer in Observer},
+    "ours: mse, equalised": replace(BASE, bias_correction=False),
+    "ours: mse, equalised by weights": replace(BASE, bias_correction=False, equalise_by=EqualiseBy.WEIGHTS),
+    "ours: mse, biases corrected": replace(BASE, equalise=None),
+    "ours: mse, biases corrected by batch norm": replace(BASE, equalise=None, bias_correction_by=CorrectBy.BATCH_NORM),
+    "ours: mse, per tensor": replace(BASE, per_channel=False),
+    "ours: mse, per tensor, by weights": replace(BASE, per_channel=False, equalise_by=EqualiseBy.WEIGHTS),
+    "ours: mse, biases absorbed": replace(BASE, absorb_biases=True),
+    "ours: mse, fully equalised": replace(BASE, equalise=1.0),
+    "ours: mse, adaround": replace(BASE, adaround=AdaRoundConfig()),
+    "ours: percentile, adaround": replace(BASE, a_observer=Observer.PERCENTILE, adaround=AdaRoundConfig()),
+    "ours: mse, weights 4 bits": replace(BASE, w_bits=4),
+    "ours: mse, weights 4 bits, adaround": replace(BASE, w_bits=4, adaround=AdaRoundConfig()),
+    "ours: activations 16 bits": WIDE,
+    "ours: activations 16 bits, slope 3277/15": replace(WIDE, leaky=LeakySlope(3277, 15)),
+    "ours: activations 16 bits, slope 3277/15, adaround": replace(
+        WIDE, leaky=LeakySlope(3277, 15), adaround=AdaRoundConfig()
+    ),
+    "ours: weights and activations 16 bits, slope 3277/15": replace(WIDE, w_bits=16, leaky=LeakySlope(3277, 15)),
+}
+"""Candidates of this library by name; 8 bits, per channel, where nothing else is said."""
+
+ORT_METHODS = ("MinMax", "Entropy", "Percentile")
+
+
+def main(results: Path) -> None:
+    """Measure everything; write ptq.json to the folder `results`."""
+    measure_all(results, "*", None)
+
+
+@click.command()
+@click.option("--images", type=click.IntRange(1), help="Evaluate on the first N images only, calibrate on N, too.")
+@click.option("--only", default="*", show_default=True, help="Glob of the candidates to measure.")
+@click.option("--results", default=RESULTS, type=click.Path(path_type=Path), help="Folder of ptq.json.")
+def command(images: int | None, only: str, results: Path) -> None:
+    """Measure some or all candidates."""
+    measure_all(results, only, images)
+
+
+def measure_all(results: Path, only: str, images: int | None) -> None:
+    """Measure the candidates that match `only`; write after each."""
+    case = real_case("yolo-fastest", "yolo-fastest-1.1", "coco.names")
+    if images is not None:
+        dataset = replace(case.dataset, items=case.dataset.items[:images])
+        stacked = np.concatenate(case.calibration)[:images]
+        case = replace(case, dataset=dataset, calibration=[stacked[i : i + 8] for i in range(0, len(stacked), 8)])
+    rows = _earlier(results / "ptq.json", len(case.dataset))
+    for name, make in candidates(case):
+        if not fnmatch.fnmatchcase(name, only):
+            continue
+        start = time.perf_counter()
+        row: Row = {"candidate": name, "images": len(case.dataset)}
+        try:
+            found = case.measure(make())
+            row |= {"ap50": found.ap50, "ap": found.ap, "seconds": round(time.perf_counter() - start, 1)}
+        except PeerMissingError as error:
+            row["missing"] = str(error)
+        rows[name] = row
+        print(row, flush=True)
+        save_result("ptq", "python -m benchmarks.ptq", list(rows.values()), results)
+
+
+def candidates(case: Case) -> Iterator[tuple[str, Callable[[], HeadRunner]]]:
+    """Yield names and what makes the runner."""
+    yield "float", lambda: FloatRunner(case.model)
+    for name, config in OURS.items():
+        yield name, lambda config=config: IntRunner(quantise_model(case.model, case.calibration, config))
+    yield "ours: search", lambda: searched(case)
+    yield "onnxruntime: float", lambda: onnxruntime_runner(case, None)
+    for method in ORT_METHODS:
+        yield f"onnxruntime: {method}", lambda method=method: onnxruntime_runner(case, method)
+    yield "openvino: nncf", lambda: nncf_runner(case)
+
+
+def searched(case: Case) -> HeadRunner:
+    """Return what the search finds within `SEARCH_SECONDS` by the noise of the heads."""
+    found = search_ptq(case.model, case.calibration, SEARCH_SECONDS)
+    print(f"search: {len(found.trials)} trials, best: {found.best.setting}", flush=True)
+    return IntRunner(lower_graph(found.calibrated.graph, found.calibrated.plan))
+
+
+def onnxruntime_runner(case: Case, method: str | None) -> HeadRunner:
+    """Return the float network in onnxruntime, or its static quantisation: QDQ, 8 bits, per channel."""
+    quantisation = library("onnxruntime.quantization")
+    folder = Path(tempfile.mkdtemp(prefix="ptq-"))
+    source, out = folder / "float.onnx", folder / "int8.onnx"
+    source.write_bytes(onnx_models().float_model(fold_model(case.model)).SerializeToString())
+    if method is not None:
+        quantisation.quantize_static(
+            str(source),
+            str(out),
+            _Reader(case.calibration),
+            quant_format=quantisation.QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=quantisation.QuantType.QUInt8,
+            weight_type=quantisation.QuantType.QInt8,
+            calibrate_method=getattr(quantisation.CalibrationMethod, method),
+        )
+    return OnnxRunner(out if method else source, case.model.network, pixel_scale=PIXEL_SCALE, threads=1)
+
+
+class _Reader:
+    """Feeds onnxruntime's calibration one image at a time."""
+
+    def __init__(self, batches: list[npt.NDArray[np.uint8]]) -> None:
+        self.images = iter([image[None] for batch in batches for image in batch])
+
+    def get_next(self) -> dict[str, npt.NDArray[np.float32]] | None:
+        """Return the next image, None at the end; the name is onnxruntime's."""
+        image = next(self.images, None)
+        return None if image is None else {"input": _floats(image)}
+
+
+def nncf_runner(case: Case) -> HeadRunner:
+    """Return NNCF's post-training quantisation for OpenVINO with its default options."""
+    nncf, openvino = library("nncf"), library("openvino")
+    core = openvino.Core()
+    network = core.read_model(onnx_models().float_model(fold_model(case.model)).SerializeToString(), b"")
+    images = [_floats(image[None]) for batch in case.calibration for image in batch]
+    quantised = nncf.quantize(network, nncf.Dataset(images), subset_size=len(images))
+    return _OpenVinoRunner(core.compile_model(quantised, "CPU"), case)
+
+
+class _OpenVinoRunner:
+    """A `HeadRunner` of an OpenVINO network with one image per call."""
+
+    def __init__(self, network: Any, case: Case) -> None:  # noqa: ANN401 - of an optional library
+        self.network = network
+        self.input_shape = case.model.network.input
+        self.heads = tuple(head.spec for head in case.model.network.heads)
+
+    def run(self, images: npt.NDArray[np.uint8]) -> list[torch.Tensor]:
+        """See `HeadRunner.run`."""
+        maps = [[np.array(out) for out in self.network(_floats(image[None])).values()] for image in images]
+        return [torch.from_numpy(np.concatenate(parts)) for parts in zip(*maps, strict=True)]
+
+
+def _floats(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.float32) * np.float32(PIXEL_SCALE)
+
+
+def _earlier(path: Path, images: int) -> dict[str, Row]:
+    """Return the rows of an earlier run on as many images, by candidate."""
+    if not path.is_file():
+        return {}
+    rows = json.loads(path.read_text("utf-8"))["rows"]
+    return {row["candidate"]: row for row in rows if row["images"] == images}
+
+
+if __name__ == "__main__":
+    command()
