@@ -32,6 +32,10 @@ class PruneError(YoloHwError):
     """A pruning option that names nothing, or a request that no choice of channels can meet."""
 
 
+class SearchError(YoloHwError):
+    """A search that cannot go on: its log is of another one, or what it measured is no number."""
+
+
 class QuantError(YoloHwError):
     """A quantisation option or a network that has no valid integer form under it."""
 

@@ -9,7 +9,7 @@ import torch
 from support.searches import AgreesWith, image_batches, residual_detector
 
 from yolo_hw.darknet.layers import SqueezeExcite
-from yolo_hw.errors import PruneError
+from yolo_hw.errors import PruneError, SearchError
 from yolo_hw.prune.adapt_bn import adapt_batch_norms
 from yolo_hw.prune.config import PruneConfig
 from yolo_hw.prune.eagleeye import EagleEyeConfig, EagleEyeSearch, eagleeye
@@ -109,20 +109,20 @@ def test_the_log_of_another_search_is_refused(tmp_path, other):
     model, log = residual_detector(), tmp_path / "search.json"
     eagleeye(model, image_batches(), AgreesWith(model), config(1), log=log)
     text = log.read_text()
-    with pytest.raises(PruneError, match=r"search.json: is of a search 'eagleeye' of another model"):
+    with pytest.raises(SearchError, match=r"search.json: is of a search 'eagleeye' of another model"):
         eagleeye(model, image_batches(), AgreesWith(model), config(1, **other), log=log)
-    with pytest.raises(PruneError, match="another model"):
+    with pytest.raises(SearchError, match="another model"):
         eagleeye(model, image_batches(seed=1), AgreesWith(model), config(1), log=log)
-    with pytest.raises(PruneError, match="another model"):
+    with pytest.raises(SearchError, match="another model"):
         eagleeye(residual_detector(seed=1), image_batches(), AgreesWith(model), config(1), log=log)
     others = AgreesWith(model)
     others.identity = "other held-out images"
-    with pytest.raises(PruneError, match="another model, other images"):
+    with pytest.raises(SearchError, match="another model, other images"):
         eagleeye(model, image_batches(), others, config(1), log=log)
     assert log.read_text() == text
     for broken in ("[]", text.replace('"rows": [', '"rows": [7, ')):
         log.write_text(broken)
-        with pytest.raises(PruneError, match="not the log of a search"):
+        with pytest.raises(SearchError, match="not the log of a search"):
             eagleeye(model, image_batches(), AgreesWith(model), config(1), log=log)
 
 
@@ -148,7 +148,7 @@ def test_requests_that_make_no_sense():
             config(**{name: value})
     with pytest.raises(PruneError, match="candidates must be at least 1"):
         config(0)
-    with pytest.raises(PruneError, match=r"the score of candidate 0: must be a finite number, got nan"):
+    with pytest.raises(SearchError, match=r"the score of candidate 0: must be a finite number, got nan"):
         eagleeye(model, image_batches(), lambda _: float("nan"), config())
     with pytest.raises(PruneError, match="at least one batch"):
         eagleeye(model, [], AgreesWith(model), config())

@@ -9,7 +9,7 @@ from PIL import Image
 from support.data import real_network
 from support.searches import AgreesWith, image_batches, residual_detector
 
-from yolo_hw.errors import PruneError
+from yolo_hw.errors import PruneError, SearchError
 from yolo_hw.nn.darknet import load_darknet
 from yolo_hw.prune.config import PruneConfig
 from yolo_hw.prune.darknet_surgery import prune_darknet
@@ -77,7 +77,7 @@ def test_an_interrupted_scan_goes_on(tmp_path):
     assert rest.calls == len(whole.rows) - 4 == len(seen)
     assert seen[-1].done == seen[-1].total == len(whole.rows)
     assert tuple(json.loads(log.read_text())["rows"]) == whole.rows
-    with pytest.raises(PruneError, match="of a search 'sensitivity' of another model"):
+    with pytest.raises(SearchError, match="of a search 'sensitivity' of another model"):
         scan_sensitivity(model, rest, config((0.25,)), log=log)
 
 
@@ -85,7 +85,7 @@ def test_a_log_of_other_images_is_refused(tmp_path):
     model, log = residual_detector(), tmp_path / "scan.json"
     for _ in range(2):
         scan_sensitivity(model, OutputError(model, image_batches(1)), config((0.5,)), log=log)
-    with pytest.raises(PruneError, match="of another model, other images"):
+    with pytest.raises(SearchError, match="of another model, other images"):
         scan_sensitivity(model, OutputError(model, image_batches(1, seed=1)), config((0.5,)), log=log)
 
 
@@ -137,7 +137,7 @@ def test_requests_that_make_no_sense():
     with pytest.raises(PruneError, match="sensitivity: multiple_of has no meaning, every group loses"):
         config(multiple_of=8)
     values = iter([1.0, float("inf")])
-    with pytest.raises(PruneError, match="metric without 25% of conv_0: must be a finite number, got inf"):
+    with pytest.raises(SearchError, match="metric without 25% of conv_0: must be a finite number, got inf"):
         scan_sensitivity(model, lambda probe: next(values), config())
     with pytest.raises(PruneError, match="there must be images"):
         OutputError(model, [])

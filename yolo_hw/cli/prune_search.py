@@ -18,7 +18,7 @@ from yolo_hw.prune.plan import DeadBias
 from yolo_hw.prune.random_widths import Band
 from yolo_hw.prune.scoring import Statistics
 from yolo_hw.prune.search_data import SearchDataConfig, open_search_data
-from yolo_hw.prune.search_log import Progress as SearchProgress
+from yolo_hw.search_log import Progress as SearchProgress
 from yolo_hw.train.callbacks import MEASURING
 
 DEFAULT_RATIO = 0.5

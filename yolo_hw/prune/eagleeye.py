@@ -23,7 +23,7 @@ from yolo_hw.prune.darknet_surgery import PrunedDarknet, prune_darknet
 from yolo_hw.prune.multiples import Regular
 from yolo_hw.prune.random_widths import Band, RandomWidths
 from yolo_hw.prune.scoring import Statistics
-from yolo_hw.prune.search_log import Report, Row, SearchLog, fingerprint, finite, identity_of, no_report
+from yolo_hw.search_log import Report, Row, SearchLog, fingerprint, finite, identity_of, no_report
 from yolo_hw.prune.search_space import SearchSpace, refuse_options
 
 Score = Callable[[nn.Module], float]

@@ -22,7 +22,7 @@ from yolo_hw.data.image import ImageArray
 from yolo_hw.errors import DataError, PruneError
 from yolo_hw.evaluate import DetectorConfig, FloatRunner, evaluate_dataset, match_classes
 from yolo_hw.nn.darknet import Darknet
-from yolo_hw.prune.search_log import fingerprint
+from yolo_hw.search_log import fingerprint
 from yolo_hw.train.callbacks import MEASURING
 
 SCORES = ("ap50", "ap", "fitness", "f1")

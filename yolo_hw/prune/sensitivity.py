@@ -22,7 +22,7 @@ from yolo_hw.errors import PruneError
 from yolo_hw.nn.darknet import Darknet
 from yolo_hw.prune.config import PruneConfig
 from yolo_hw.prune.scoring import Statistics
-from yolo_hw.prune.search_log import Report, Row, SearchLog, fingerprint, finite, identity_of, no_report
+from yolo_hw.search_log import Report, Row, SearchLog, fingerprint, finite, identity_of, no_report
 from yolo_hw.prune.search_space import SearchSpace, refuse_options
 from yolo_hw.prune.surgery import State, operate
 

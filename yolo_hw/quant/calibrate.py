@@ -46,10 +46,12 @@ class Calibrated:
     Attributes:
         graph: The folded network, its channels equalised and its biases corrected as the options say.
         plan: Formats, weight codes and tables.
+        reference: The network in float to compare with, tensor by tensor: equalised, but with its own biases.
     """
 
     graph: FoldedGraph
     plan: QuantPlan
+    reference: FoldedGraph
 
 
 def calibrate(
@@ -82,11 +84,11 @@ def calibrate(
         for result in _run(graph, images, "candidates", progress):
             candidates.update(result)
     formats, arguments = candidates.formats(), candidates.arguments()
-    plan = make_plan(graph, formats, arguments, config)
+    plan, reference = make_plan(graph, formats, arguments, config), graph
     if config.bias_correction:
         graph = correct_biases(graph, plan, images, progress)
         plan = make_plan(graph, formats, arguments, config)
-    return Calibrated(graph, plan)
+    return Calibrated(graph, plan, reference)
 
 
 def _check_overrides(graph: FoldedGraph, config: QuantConfig) -> None:

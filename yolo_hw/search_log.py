@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from yolo_hw.atomic import atomic_file
-from yolo_hw.errors import PruneError
+from yolo_hw.errors import SearchError
 
 Row = dict[str, Any]
 """One measurement, of what JSON can hold."""
@@ -61,7 +61,7 @@ class SearchLog:
             kind: Name of the search.
 
         Raises:
-            PruneError: The file is no log, or that of another search.
+            SearchError: The file is no log, or that of another search.
         """
         self.path = None if path is None else Path(path)
         self.head = {"search": kind, "fingerprint": fingerprint}
@@ -76,9 +76,9 @@ class SearchLog:
             if not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
                 raise TypeError
         except (ValueError, KeyError, TypeError, UnicodeDecodeError):
-            raise PruneError(f"{path}: not the log of a search; choose another file") from None
+            raise SearchError(f"{path}: not the log of a search; choose another file") from None
         if head != self.head:
-            raise PruneError(
+            raise SearchError(
                 f"{path}: is of a search '{head['search']}' of another model, other images or other options; go on "
                 "with the same ones, or choose another file"
             )
@@ -128,9 +128,9 @@ def finite(value: float, what: str) -> float:
     """Return a measured figure as a Python number.
 
     Raises:
-        PruneError: It is no finite number.
+        SearchError: It is no finite number.
     """
     number = float(value)
     if not -float("inf") < number < float("inf"):
-        raise PruneError(f"{what}: must be a finite number, got {number}")
+        raise SearchError(f"{what}: must be a finite number, got {number}")
     return number
