@@ -28,7 +28,7 @@ from yolo_hw.fixedpoint import IntArray
 from yolo_hw.intgraph.execute import execute, image_codes
 from yolo_hw.intgraph.graph import IntGraph
 from yolo_hw.nn.darknet import DARKNET_BN_EPS, Darknet, load_darknet
-from yolo_hw.quant.calibrate import Calibrated, calibrate
+from yolo_hw.quant.calibrate import Calibrated, ImageBatch, calibrate
 from yolo_hw.quant.config import QuantConfig
 from yolo_hw.quant.fold import fold_model
 from yolo_hw.quant.lower import lower_graph
@@ -139,10 +139,13 @@ def load_images(state: CompileState) -> None:
 def calibrate_model(state: CompileState) -> None:
     """Fold batch norms, choose formats, round weights."""
     assert state.model is not None
-    batches = [
-        np.stack(state.images[i : i + CALIBRATION_BATCH]) for i in range(0, len(state.images), CALIBRATION_BATCH)
-    ]
+    batches = image_batches(state)
     state.calibrated = calibrate(fold_model(state.model), batches, state.config.quant, state.progress.advance)
+
+
+def image_batches(state: CompileState) -> list[ImageBatch]:
+    """Return the calibration images as batches [N, H, W, C]."""
+    return [np.stack(state.images[i : i + CALIBRATION_BATCH]) for i in range(0, len(state.images), CALIBRATION_BATCH)]
 
 
 def lower_model(state: CompileState) -> None:

@@ -24,7 +24,6 @@ from yolo_hw.prune.preflight import Preflight, check_scales
 from yolo_hw.prune.preflight_plot import plot_preflight
 from yolo_hw.prune.scoring import Statistics
 from yolo_hw.prune.search_data import DetectorScore
-from yolo_hw.search_log import Progress as SearchProgress
 from yolo_hw.prune.search_space import SearchSpace
 from yolo_hw.prune.sensitivity import (
     Metric,
@@ -35,6 +34,7 @@ from yolo_hw.prune.sensitivity import (
     scan_sensitivity,
 )
 from yolo_hw.prune.sensitivity_plot import plot_sensitivity
+from yolo_hw.search_log import Progress as SearchProgress
 from yolo_hw.train.callbacks import MEASURING
 
 LOG, PICTURE, SCALES_PICTURE = "sensitivity.json", "sensitivity.png", "scales.png"

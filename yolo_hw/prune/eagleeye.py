@@ -23,8 +23,8 @@ from yolo_hw.prune.darknet_surgery import PrunedDarknet, prune_darknet
 from yolo_hw.prune.multiples import Regular
 from yolo_hw.prune.random_widths import Band, RandomWidths
 from yolo_hw.prune.scoring import Statistics
-from yolo_hw.search_log import Report, Row, SearchLog, fingerprint, finite, identity_of, no_report
 from yolo_hw.prune.search_space import SearchSpace, refuse_options
+from yolo_hw.search_log import Report, Row, SearchLog, fingerprint, finite, identity_of, no_report
 
 Score = Callable[[nn.Module], float]
 """Model -> how good it is, higher is better; on images that neither train nor finally judge the model."""

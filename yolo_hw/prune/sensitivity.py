@@ -22,9 +22,9 @@ from yolo_hw.errors import PruneError
 from yolo_hw.nn.darknet import Darknet
 from yolo_hw.prune.config import PruneConfig
 from yolo_hw.prune.scoring import Statistics
-from yolo_hw.search_log import Report, Row, SearchLog, fingerprint, finite, identity_of, no_report
 from yolo_hw.prune.search_space import SearchSpace, refuse_options
 from yolo_hw.prune.surgery import State, operate
+from yolo_hw.search_log import Report, Row, SearchLog, fingerprint, finite, identity_of, no_report
 
 Metric = Callable[[nn.Module], float]
 """Model -> a figure, by which curves are drawn."""

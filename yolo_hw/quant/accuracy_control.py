@@ -126,7 +126,9 @@ class Controlled:
                 f"out of reach: with all units that may be raised in {MAX_BITS} bits the score still falls by "
                 f"{drop:.6g}, {allowed:.6g} are allowed"
             )
-        return f"the score falls by {drop:.6g} of {allowed:.6g} allowed with {len(self.raised)} units in {MAX_BITS} bits"
+        return (
+            f"the score falls by {drop:.6g} of {allowed:.6g} allowed with {len(self.raised)} units in {MAX_BITS} bits"
+        )
 
 
 def control_accuracy(

@@ -70,7 +70,7 @@ def _curvature(y: Tensor, leaves: list[Tensor], probes: int, generator: torch.Ge
         found = torch.autograd.grad(y, leaves, signs, retain_graph=True, allow_unused=True)
         for total, gradient in zip(squares, found, strict=True):
             if gradient is not None:  # the output does not depend on the map
-                total += gradient.square() / probes
+                total.add_(gradient.square(), alpha=1 / probes)
     return squares
 
 

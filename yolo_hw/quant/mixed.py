@@ -37,6 +37,7 @@ from yolo_hw.quant.config import Override, QuantConfig
 from yolo_hw.quant.folded import FoldedGraph
 from yolo_hw.quant.groups import format_groups
 from yolo_hw.quant.sensitivity import Sensitivity
+from yolo_hw.quant.solver_output import stdout_to_stderr
 
 MAX_EXCLUDED = 64
 """Answers over the budget by less than the solver's tolerance that are excluded before giving up."""
@@ -279,7 +280,9 @@ class _Program:
             constraints.append(LinearConstraint(_matrix(excluded, columns), -np.inf, most))
         options = {"mip_rel_gap": 0.0} | ({} if time_limit is None else {"time_limit": time_limit})
         bounds = Bounds(np.zeros(columns), self.upper)
-        return milp(objective, integrality=np.ones(columns), bounds=bounds, constraints=constraints, options=options)
+        integers = np.ones(columns)
+        with stdout_to_stderr():
+            return milp(objective, integrality=integers, bounds=bounds, constraints=constraints, options=options)
 
 
 def _matrix(rows: Sequence[dict[int, float]], columns: int) -> csr_array:

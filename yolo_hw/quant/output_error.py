@@ -38,7 +38,11 @@ def output_damage(reference: FoldedGraph, graph: IntGraph, batches: Sequence[Ima
     error, energy = np.zeros(len(names)), np.zeros(len(names))
     for batch in batches:
         with torch.inference_mode():
-            maps = {r.node.name: r.out for r in run_folded(reference, image_tensor(batch), parameters) if r.node.name in names}
+            maps = {
+                r.node.name: r.out
+                for r in run_folded(reference, image_tensor(batch), parameters)
+                if r.node.name in names
+            }
         for i, (name, codes) in enumerate(zip(names, engine.run_batch(batch.transpose(0, 3, 1, 2)), strict=True)):
             exact = maps[name].double().numpy()
             error[i] += ((codes * graph.tensors[name].fmt.step - exact) ** 2).sum()

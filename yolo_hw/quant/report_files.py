@@ -22,8 +22,10 @@ SCHEMA_FILE = Path(__file__).with_name("quant_report.schema.json")
 
 Json = dict[str, Any]
 
-COLUMNS = ("layer", "<op", "<format", "w bits", "<w frac", "w dB", "alone dB", "net dB", "drop dB", "cosine", "clipped %",
-           "unused %")  # fmt: skip
+COLUMNS = (
+    *("layer", "<op", "<format", "w bits", "<w frac", "w dB"),
+    *("alone dB", "net dB", "drop dB", "cosine", "clipped %", "unused %"),
+)
 """Columns of `table_rows`; ``<``: left-aligned."""
 
 

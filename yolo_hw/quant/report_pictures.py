@@ -104,7 +104,9 @@ def _draw(axes: Axes, row: LayerRow) -> None:
     axes.axvspan(high, right, color=CLIP, alpha=0.12, linewidth=0)
     if row.fmt.hi - row.fmt.lo < MAX_STEP_MARKS:
         codes = np.arange(row.fmt.lo, row.fmt.hi + 1) * step
-        axes.plot(codes, np.full(len(codes), 0.03), "|", transform=axes.get_xaxis_transform(), color=STEPS, markersize=6)
+        axes.plot(
+            codes, np.full(len(codes), 0.03), "|", transform=axes.get_xaxis_transform(), color=STEPS, markersize=6
+        )
     axes.set_xlim(left, right)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.tick_params(labelsize=6)

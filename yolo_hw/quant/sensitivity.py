@@ -52,6 +52,7 @@ class SensitivityConfig:
         w_bits: Word lengths of weights to try.
         a_bits: Word lengths of activations to try.
         metric: What is measured.
+        images: The first so many images the damage is measured on; all by default. Formats are chosen on all.
         probes: Random directions of `Metric.CURVATURE`.
         seed: Of these.
     """
@@ -59,6 +60,7 @@ class SensitivityConfig:
     w_bits: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)
     a_bits: tuple[int, ...] = (4, 8, 16)
     metric: Metric = Metric.OUTPUT_ERROR
+    images: int | None = None
     probes: int = 4
     seed: int = 0
 
@@ -71,8 +73,9 @@ class SensitivityConfig:
         for name, given in (("w_bits", self.w_bits), ("a_bits", self.a_bits)):
             if not given or not set(given) <= set(BITS) or len(set(given)) < len(given):
                 raise QuantError(f"sensitivity: {name} must be different ones of {BITS}, got {given}")
-        if self.probes < 1:
-            raise QuantError(f"sensitivity: probes must be at least 1, got {self.probes}")
+        for name, number in (("images", self.images), ("probes", self.probes)):
+            if number is not None and number < 1:
+                raise QuantError(f"sensitivity: {name} must be at least 1, got {number}")
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,8 @@ def scan_sensitivity(
         return _scan_score(roundings, score, rows, report)
     outputs = len(calibrated.reference.outputs)
     copies = 3 + 2 * outputs if config.metric is Metric.CURVATURE else 1  # sums, outputs and two gradients of each
-    scan = _ErrorScan(roundings, bounded_batches(calibrated.reference, batches, copies), config)
+    measured = np.concatenate(batches)[: config.images]
+    scan = _ErrorScan(roundings, bounded_batches(calibrated.reference, [measured], copies), config)
     return scan.summary(rows.fill(scan.total, scan.measure, report))
 
 
