@@ -23,6 +23,7 @@ from benchmarks import (
     input_pipeline,
     losses,
     memory,
+    mixed_precision,
     observers,
     prune_rivals,
     seed_rows,
@@ -48,6 +49,7 @@ STUDIES: dict[str, Callable[[Path], None]] = {
     "input_pipeline": input_pipeline.main,
     "accuracy": accuracy.main,
     "observers": observers.main,
+    "mixed_precision": mixed_precision.main,
     "seed_rows": seed_rows.main,
     "prune_rivals": prune_rivals.main,
 }

@@ -80,7 +80,7 @@ def histogram_figure(rows: Sequence[LayerRow], name: str) -> Figure:
     for place, row in enumerate(rows, start=1):
         _draw(figure.add_subplot(down, across, place), row)
     figure.suptitle(
-        f"{name}: float values (logarithmic counts); red: ends of the format, shaded: clipped; grey marks: codes (if few)",
+        f"{name}: float values, logarithmic counts; red: ends of the format, shaded: clipped; grey: codes, where few",
         fontsize=9,
     )
     return figure
