@@ -100,6 +100,18 @@ def test_a_layer_alone_sees_float_inputs_and_its_own_bias():
     assert rows["conv_1"].weights.sqnr_db > rows["conv_2"].weights.sqnr_db + 60
 
 
+def test_a_corrected_bias_does_not_count_against_its_layer():
+    """A bias that makes up for layers before it would be an error on float inputs."""
+    model = make_net(net_cfg(["relu"] * 2))
+    calibrated, images, report = measured(model)
+    codes = calibrated.plan.convs["conv_1"]
+    moved = replace(codes, bias=codes.bias + (1 << (calibrated.plan.formats["conv_0"].frac + codes.w_frac)))
+    plan = replace(calibrated.plan, convs={**calibrated.plan.convs, "conv_1": moved})
+    again = measure_layers(calibrated.reference, plan, [images])
+    assert again.rows[1].isolated == report.rows[1].isolated
+    assert again.rows[1].accumulated.sqnr_db < report.rows[1].accumulated.sqnr_db - 10
+
+
 def test_the_first_layer_that_hurts_is_the_planted_one():
     model = make_net(net_cfg(["relu"] * 4).replace("leaky", "relu"))  # the integer slope of leaky costs precision, too
     for planted in ("conv_1", "conv_2", "conv_3"):

@@ -86,7 +86,7 @@ class Raised:
         unit: The unit.
         rank: Place in the order of sensitivity, from 1.
         damage: Its sensitivity at the word length it would have.
-        without: The score without it, all other raised units in 16 bits.
+        without: The score without it, when it was tried to send it back; NaN if it was not tried.
     """
 
     unit: Unit
@@ -103,7 +103,7 @@ class Controlled:
         target: What was to be kept.
         reached: Whether it was; if not even 16 bits everywhere are enough, the result is those.
         score: Of the result.
-        raised: Units in 16 bits, the most sensitive first; empty reasons where the target is out of reach.
+        raised: Units in 16 bits, the most sensitive first.
         trials: Everything that was scored, in order.
         calibrated: The quantised network.
         graph: The same as integers.
