@@ -50,7 +50,7 @@ def scanned():
 def control(scanned, score, max_drop=1.0, kinds=(WEIGHTS, ACTIVATIONS), **options):
     graph, images, sensitivity = scanned
     target = AccuracyTarget(baseline=BASELINE, max_drop=max_drop, kinds=kinds)
-    return control_accuracy(graph, [images], score, target, sensitivity, **options)
+    return control_accuracy(graph, [images], score, target, **{"sensitivity": sensitivity, **options})
 
 
 @pytest.mark.parametrize("places", [(0,), (3,), (0, 1), (2, 7), (1, 4, 9), (5, 6, 12)])
@@ -84,6 +84,11 @@ def test_a_single_unit_more_or_less(scanned):
     found = control(scanned, score)
     assert len(found.raised) == 2
     assert found.score == pytest.approx(BASELINE - 0.6)
+
+
+def test_the_order_is_measured_where_none_is_given(scanned):
+    score = Penalties({scanned[2].ranked(8)[2].label: 2.0}, scanned[2].units)
+    assert control(scanned, score, sensitivity=None).trials == control(scanned, score).trials
 
 
 def test_nothing_is_raised_without_need(scanned):

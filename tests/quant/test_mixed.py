@@ -10,6 +10,9 @@ import pytest
 from support.random_net import calibrate_net, make_images, make_net, net_cfg, random_net
 
 from yolo_hw.errors import QuantError
+from yolo_hw.intgraph import image_codes
+from yolo_hw.intgraph.engine import Engine
+from yolo_hw.intgraph.execute import execute
 from yolo_hw.intgraph.graph import INPUT
 from yolo_hw.quant import QuantConfig, calibrate, fold_model, lower_graph
 from yolo_hw.quant.bit_choices import ACTIVATIONS, WEIGHTS, Unit
@@ -18,6 +21,7 @@ from yolo_hw.quant.config import Override
 from yolo_hw.quant.mixed import COSTS, BudgetKind, LayerWork, choose_bits, layer_bytes, layer_works, uniform_cost
 from yolo_hw.quant.output_error import output_damage
 from yolo_hw.quant.sensitivity import Metric, Sensitivity, SensitivityConfig, scan_sensitivity
+from yolo_hw.quant.simulate import Simulation
 
 
 def instance(seed, layers=4, w_bits=(2, 4, 8), a_bits=(4, 8), whole=False):
@@ -129,6 +133,13 @@ def test_the_quantised_network_has_the_bits_the_cost_and_about_the_damage(scanne
     for unit, bits in choice.bits.items():
         for name in unit.members:
             assert bits == (graph.node(name).w_bits if unit.kind == WEIGHTS else graph.tensors[name].fmt.bits)
+    codes = image_codes(images[0])
+    engine = Engine(graph, threads=1, keep_all=True).run_all(codes)
+    for (name, reference), (_, simulated) in zip(
+        execute(graph, codes), Simulation(done.graph, done.plan).codes(codes), strict=True
+    ):
+        np.testing.assert_array_equal(reference.codes, simulated)
+        np.testing.assert_array_equal(reference.codes, engine[name])
     measured = output_damage(done.reference, graph, [images])
     assert choice.damage / 8 < measured < choice.damage * 8  # interactions, and biases corrected on the whole
     assert [row[2] for row in choice_rows(choice, sensitivity)] == [str(bits) for bits in choice.bits.values()]

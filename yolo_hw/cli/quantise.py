@@ -197,7 +197,7 @@ def _control(subject: Subject, options: dict[str, Any]) -> None:
         image_batches(subject.state),
         subject.score,
         target,
-        subject.sensitivity,
+        sensitivity=subject.sensitivity,
         config=subject.state.config.quant,
         log=_log_file(options["log"], bit_files.CONTROL_FILE),
         report=report,

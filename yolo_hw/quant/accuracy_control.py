@@ -22,7 +22,7 @@ from yolo_hw.quant.calibrate import Calibrated, ImageBatch, calibrate
 from yolo_hw.quant.config import QuantConfig
 from yolo_hw.quant.folded import FoldedConv, FoldedGraph
 from yolo_hw.quant.lower import lower_graph
-from yolo_hw.quant.sensitivity import Sensitivity
+from yolo_hw.quant.sensitivity import Sensitivity, SensitivityConfig, scan_sensitivity
 from yolo_hw.search_log import SearchLog, fingerprint, finite, identity_of
 
 GraphScore = Callable[[IntGraph], float]
@@ -136,8 +136,8 @@ def control_accuracy(
     batches: Sequence[ImageBatch],
     score: GraphScore,
     target: AccuracyTarget,
-    sensitivity: Sensitivity,
     *,
+    sensitivity: Sensitivity | None = None,
     config: QuantConfig | None = None,
     log: str | Path | None = None,
     report: Callable[[Trial], None] = lambda trial: None,
@@ -149,7 +149,8 @@ def control_accuracy(
         batches: Calibration images [N, H, W, C] uint8.
         score: Scores a quantised network; its attribute `identity` must say what it depends on if there is a log.
         target: What must be kept.
-        sensitivity: Of this network at the word lengths of `config`: decides the order.
+        sensitivity: Of this network at the word lengths of `config`: decides the order; by default the error of the raw
+            outputs is measured.
         config: Options of quantisation.
         log: JSON file of the trials, written after each; the same control goes on behind them.
         report: Called after every trial.
@@ -160,7 +161,7 @@ def control_accuracy(
     """
     config = config or QuantConfig()
     search = _Search(graph, batches, score, target, config)
-    order = search.order(sensitivity)
+    order = search.order(sensitivity or _output_errors(graph, batches, config))
     search.open_log(log, order, report)
     if search.passes("options", []):
         return search.result([], {}, order)
@@ -178,6 +179,11 @@ def control_accuracy(
         else:
             without[unit.label] = search.trials[-1].score
     return search.result(kept, without, order)
+
+
+def _output_errors(graph: FoldedGraph, batches: Sequence[ImageBatch], config: QuantConfig) -> Sensitivity:
+    scan = SensitivityConfig(w_bits=(config.w_bits,), a_bits=(config.a_bits,))
+    return scan_sensitivity(calibrate(graph, batches, config), batches, scan)
 
 
 class _Search:
