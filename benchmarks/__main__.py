@@ -23,6 +23,7 @@ from benchmarks import (
     input_pipeline,
     losses,
     memory,
+    mixed_precision,
     observers,
     prune_rivals,
     ptq,
@@ -50,6 +51,7 @@ STUDIES: dict[str, Callable[[Path], None]] = {
     "accuracy": accuracy.main,
     "observers": observers.main,
     "ptq": ptq.main,
+    "mixed_precision": mixed_precision.main,
     "seed_rows": seed_rows.main,
     "prune_rivals": prune_rivals.main,
 }

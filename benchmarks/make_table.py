@@ -22,6 +22,7 @@ ROOT = RESULTS.parents[1]
 PAGES = (
     ROOT / "README.md",
     ROOT / "docs" / "results.md",
+    ROOT / "docs" / "mixed_precision.md",
     ROOT / "docs" / "results" / "seed_rows.md",
     ROOT / "docs" / "results" / "prune_rivals.md",
 )
@@ -53,6 +54,22 @@ def observers() -> str:
     body = [(name, *(found[name, per_channel, corrected] for per_channel, corrected in columns)) for name in names]
     head = ("AP50, %", "per channel", "per tensor", "per channel, plain", "per tensor, plain")
     return table(head, [("float", *[found["float", None, None]] * 4), *body])
+
+
+def mixed_precision() -> str:
+    """Equal and chosen word lengths of the same size."""
+    rows = [
+        (
+            row["weights"],
+            f"{row['bytes']:,.0f}" if "bytes" in row else "-",
+            *("-" if row.get(key) is None else f"{row[key]:.4f}" for key in ("predicted", "error")),
+            _percent(row["ap50"]),
+            _percent(row["ap"]),
+        )
+        for row in _load("mixed_precision")["rows"]
+    ]
+    head = ("weights", "bytes", "sum of damages", "measured output error", "AP50, %", "AP50:95, %")
+    return table(head, rows)
 
 
 def memory() -> str:

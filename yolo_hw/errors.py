@@ -33,7 +33,7 @@ class PruneError(YoloHwError):
 
 
 class SearchError(YoloHwError):
-    """A log that is not that of the search at hand, or a score that is no number."""
+    """A search that cannot go on: its log is of another one, or what it measured is no number."""
 
 
 class QuantError(YoloHwError):

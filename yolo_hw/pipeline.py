@@ -28,7 +28,7 @@ from yolo_hw.fixedpoint import IntArray
 from yolo_hw.intgraph.execute import execute, image_codes
 from yolo_hw.intgraph.graph import IntGraph
 from yolo_hw.nn.darknet import DARKNET_BN_EPS, Darknet, load_darknet
-from yolo_hw.quant.calibrate import Calibrated, calibrate
+from yolo_hw.quant.calibrate import Calibrated, ImageBatch, calibrate
 from yolo_hw.quant.config import QuantConfig
 from yolo_hw.quant.fold import fold_model
 from yolo_hw.quant.lower import lower_graph
@@ -146,9 +146,7 @@ def load_images(state: CompileState) -> None:
 def calibrate_model(state: CompileState) -> None:
     """Fold batch norms, choose formats, round weights; search the options where a budget is given."""
     assert state.model is not None
-    batches = [
-        np.stack(state.images[i : i + CALIBRATION_BATCH]) for i in range(0, len(state.images), CALIBRATION_BATCH)
-    ]
+    batches = image_batches(state)
     if state.config.search_seconds is not None:
         state.search = search_ptq(
             state.model,
@@ -173,6 +171,11 @@ def search_line(done: SearchProgress) -> str:
     """Return a line on a search's last trial."""
     found = "no integer form" if done.trial.score is None else f"{done.trial.score:.2f} dB"
     return f"search: trial {done.trials}: {done.trial.setting}: {found}, {done.seconds_left:.0f} s left"
+
+
+def image_batches(state: CompileState) -> list[ImageBatch]:
+    """Return the calibration images as batches [N, H, W, C]."""
+    return [np.stack(state.images[i : i + CALIBRATION_BATCH]) for i in range(0, len(state.images), CALIBRATION_BATCH)]
 
 
 def lower_model(state: CompileState) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -11,12 +12,10 @@ from hls_export.bundle.golden import GoldenOptions
 from hls_export.config import AcceleratorConfig
 from yolo_hw.cli.console import mebibytes, millions, print_json, print_table, step_progress
 from yolo_hw.cli.main import EXIT_DIFFERENCE
-from yolo_hw.cli.options import BatchNormEpsilon, FilePath, quant_config, quant_options
+from yolo_hw.cli.options import FilePath, calibration_config, calibration_options, quant_options
 from yolo_hw.cli.verify import SkippableCheck, report_rows, verdict
-from yolo_hw.data.preprocess import Resize
 from yolo_hw.intgraph.cost import graph_cost
-from yolo_hw.nn.darknet import DARKNET_BN_EPS
-from yolo_hw.pipeline import CompileConfig, CompileState, compile_network
+from yolo_hw.pipeline import CompileState, compile_network
 from yolo_hw.quant.ptq_search import SearchResult
 
 
@@ -24,10 +23,7 @@ from yolo_hw.quant.ptq_search import SearchResult
     "compile",
     epilog="Example: yolo-hw compile --cfg net.cfg --weights net.weights --calib images/ --tile 16x16 --out build/",
 )
-@click.option("--cfg", type=FilePath, required=True, help="Darknet cfg.")
-@click.option("--weights", type=FilePath, help="Darknet weights.")
-@click.option("--random-weights", is_flag=True, help="Take random weights, to try a cfg without a trained network.")
-@click.option("--calib", type=FilePath, required=True, help="Calibration images: a folder, an image or a list.")
+@calibration_options
 @click.option("--out", type=FilePath, required=True, help="Folder of the bundle; an older bundle there is replaced.")
 @quant_options
 @click.option(
@@ -42,30 +38,20 @@ from yolo_hw.quant.ptq_search import SearchResult
 @click.option("--ifm-words", type=int, default=4096, show_default=True, help="Input buffer, words of TN codes.")
 @click.option("--acc-words", type=int, default=1024, show_default=True, help="Accumulator buffer, words of TM sums.")
 @click.option("--max-taps", type=int, default=49, show_default=True, help="Kernel positions of the weight buffer.")
-@click.option("--resize", type=click.Choice([r.value for r in Resize]), default="stretch", show_default=True)
-@click.option("--bn-eps", type=BatchNormEpsilon, default=DARKNET_BN_EPS, show_default=True, help="Batch-norm epsilon.")
-@click.option("--max-calib", type=click.IntRange(1), default=48, show_default=True, help="Calibration images at most.")
 @click.option("--golden-images", type=click.IntRange(1), default=1, show_default=True, help="Images in golden vectors.")
 @click.option("--golden-limit-mb", type=click.IntRange(0), default=256, show_default=True,
               help="Above this size golden vectors are digests only.")  # fmt: skip
 @click.option(
     "--skip", multiple=True, type=SkippableCheck, help="A check to leave out, for example csim; may be repeated."
 )
-@click.option("--lenient", is_flag=True, help="Skip unknown training keys of the cfg with a warning.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(**options: Any) -> int:  # noqa: ANN401
     """Quantise, plan, export and verify a network in one go. Exit code 1 if any check fails."""
-    if (options["weights"] is None) != options["random_weights"]:
-        raise click.UsageError("give --weights, or --random-weights")
     if options["search_log"] is not None and options["search_seconds"] is None:
         raise click.UsageError("--search-log has no effect without --search")
     tm, tn = AcceleratorConfig.parse_tile(options["tile"])
-    config = CompileConfig(
-        cfg=options["cfg"],
-        weights=options["weights"],
-        calib=options["calib"],
-        out=options["out"],
-        quant=quant_config(options),
+    config = replace(
+        calibration_config(options),
         accelerator=AcceleratorConfig(
             tm=tm,
             tn=tn,
@@ -74,13 +60,9 @@ def command(**options: Any) -> int:  # noqa: ANN401
             max_taps=options["max_taps"],
             align=max(64, (tm | tn) & -(tm | tn)),
         ),
-        resize=Resize(options["resize"]),
-        bn_eps=options["bn_eps"],
-        max_calib=options["max_calib"],
         golden_images=options["golden_images"],
         golden=GoldenOptions(max_bytes=options["golden_limit_mb"] << 20),
         skip=options["skip"],
-        lenient=options["lenient"],
         search_seconds=options["search_seconds"],
         search_log=options["search_log"],
     )

@@ -21,6 +21,7 @@ VERBS = {
     "eval": "Measure accuracy on a data set.",
     "sensitivity": "Measure what pruning each layer costs, and what is safe to prune.",
     "prune": "Make a trained network smaller: channels, blocks or weights.",
+    "quantise": "Quantise a network, report on its layers, choose word lengths.",
     "compile": "Bring a trained network into a verified FPGA bundle.",
     "onnx": "Write a network as ONNX, in float or in integers.",
     "verify": "Check a bundle from its files to the simulated accelerator.",

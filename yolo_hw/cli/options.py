@@ -88,6 +88,50 @@ def image_size(context: click.Context, parameter: click.Parameter, value: str | 
     return int(match[1]), int(match[2] or match[1])
 
 
+def calibration_options(function: F) -> F:
+    """Add the options that name a float network and its calibration images."""
+    for option in reversed(
+        [
+            click.option("--cfg", type=FilePath, required=True, help="Darknet cfg."),
+            click.option("--weights", type=FilePath, help="Darknet weights."),
+            click.option("--random-weights", is_flag=True,
+                         help="Take random weights, to try a cfg without a trained network."),
+            click.option("--calib", type=FilePath, required=True,
+                         help="Calibration images: a folder, an image or a list."),
+            click.option("--max-calib", type=click.IntRange(1), default=48, show_default=True,
+                         help="Calibration images at most."),
+            click.option("--resize", type=click.Choice([r.value for r in Resize]), default="stretch",
+                         show_default=True, help="How images are brought to the network's size."),
+            click.option("--bn-eps", type=BatchNormEpsilon, default=DARKNET_BN_EPS, show_default=True,
+                         help="Batch-norm epsilon."),
+            click.option("--lenient", is_flag=True, help="Skip unknown training keys of the cfg with a warning."),
+        ]
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def calibration_config(options: dict[str, Any]) -> CompileConfig:
+    """Build what the steps up to the integer graph need from `calibration_options`, `quant_options` and ``out``.
+
+    Raises:
+        UsageError: Neither weights nor random ones are asked for, or both.
+    """
+    if (options["weights"] is None) != options["random_weights"]:
+        raise click.UsageError("give --weights, or --random-weights")
+    return CompileConfig(
+        cfg=options["cfg"],
+        weights=options["weights"],
+        calib=options["calib"],
+        out=options["out"],
+        quant=quant_config(options),
+        resize=Resize(options["resize"]),
+        bn_eps=options["bn_eps"],
+        max_calib=options["max_calib"],
+        lenient=options["lenient"],
+    )
+
+
 def quant_options(function: F) -> F:
     """Add the options of post-training quantisation."""
     observers = [observer.value for observer in Observer]

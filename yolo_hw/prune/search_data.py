@@ -20,7 +20,7 @@ from yolo_hw.darknet.layers import Shape
 from yolo_hw.data import DetectionDataset, Resize, fit_image, open_dataset, read_image
 from yolo_hw.data.image import ImageArray
 from yolo_hw.errors import DataError, PruneError
-from yolo_hw.evaluate import DetectorConfig, FloatRunner, evaluate_dataset, match_classes
+from yolo_hw.evaluate import DetectorConfig, FloatRunner, HeadRunner, evaluate_dataset, match_classes
 from yolo_hw.nn.darknet import Darknet
 from yolo_hw.search_log import fingerprint
 from yolo_hw.train.callbacks import MEASURING
@@ -181,7 +181,11 @@ class DetectorScore:
 
     def __call__(self, model: nn.Module) -> float:
         """Return the figure of a model."""
-        metrics = evaluate_dataset(FloatRunner(cast(Darknet, model)), self.dataset, self.class_map, self.config)
+        return self.of_runner(FloatRunner(cast(Darknet, model)))
+
+    def of_runner(self, runner: HeadRunner) -> float:
+        """Return the figure of whatever computes head maps."""
+        metrics = evaluate_dataset(runner, self.dataset, self.class_map, self.config)
         return float(np.nan_to_num(getattr(metrics, self.figure)))
 
     @property

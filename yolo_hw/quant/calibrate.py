@@ -50,10 +50,12 @@ class Calibrated:
     Attributes:
         graph: The folded network, its channels equalised and its biases corrected as the options say.
         plan: Formats, weight codes and tables.
+        reference: The network in float to compare with, tensor by tensor: equalised, but with its own biases.
     """
 
     graph: FoldedGraph
     plan: QuantPlan
+    reference: FoldedGraph
 
 
 def calibrate(
@@ -96,7 +98,7 @@ def calibrate(
         for result in _run(graph, images, "candidates", progress):
             candidates.update(result)
     formats, arguments = candidates.formats(), candidates.arguments()
-    plan = make_plan(graph, formats, arguments, config)
+    plan, reference = make_plan(graph, formats, arguments, config), graph
     chosen: dict[str, ConvCodes] = {}
     by_images = config.bias_correction and config.bias_correction_by is CorrectBy.IMAGES
     if config.adaround is not None:
@@ -107,7 +109,7 @@ def calibrate(
     if config.bias_correction and not by_images:
         graph, notes = _correct_by_moments(graph, adopt_codes(graph, plan, chosen), moments)
     plan = adopt_codes(graph, make_plan(graph, formats, arguments, config), chosen)
-    return Calibrated(graph, replace(plan, notes=[*plan.notes, *notes]))
+    return Calibrated(graph, replace(plan, notes=[*plan.notes, *notes]), reference)
 
 
 def _reshape_channels(

@@ -11,7 +11,7 @@ from yolo_hw.errors import QuantError
 from yolo_hw.fixedpoint import Overflow, Rounding
 from yolo_hw.intgraph.requant import NumericContract
 
-BITS = (4, 5, 6, 7, 8, 16)
+BITS = (*range(2, 9), 16)
 """Word lengths of weights and activations."""
 
 

@@ -72,10 +72,8 @@ def _rows(file: Path, findings: Findings) -> list[Row]:
 
 def _rectangles(file: Path) -> list[np.ndarray[Any, np.dtype[np.float64]]]:
     """Return the corners [4, 2] (y, x) of every rectangle of a ``.mat`` file."""
-    try:
-        from scipy.io import loadmat  # noqa: PLC0415  only this format needs it
-    except ImportError:
-        raise DataError(f"{file}: reading .mat files needs scipy: pip install 'yolo-hw[hand]'") from None
+    from scipy.io import loadmat  # noqa: PLC0415  only this format needs it, and it takes long to load
+
     try:
         cells = loadmat(io.BytesIO(read_bytes(file, MAX_MAT_BYTES)), squeeze_me=False)["boxes"]
         found = []

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options of ``yolo-hw quantise``, and what they turn into."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from yolo_hw.cli.options import FilePath
+from yolo_hw.errors import QuantError, nearest
+from yolo_hw.quant.bit_choices import ACTIVATIONS, WEIGHTS
+from yolo_hw.quant.config import QuantConfig
+from yolo_hw.quant.layer_report import HURT_DB
+from yolo_hw.quant.mixed import COSTS, BudgetKind, Cost, LayerWork
+from yolo_hw.quant.sensitivity import Metric, SensitivityConfig
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+KINDS = {"both": (WEIGHTS, ACTIVATIONS), "weights": (WEIGHTS,), "activations": (ACTIVATIONS,)}
+"""--raise -> what may go to 16 bits."""
+
+AP50 = "ap50"
+METRICS = {"output-error": Metric.OUTPUT_ERROR, "curvature": Metric.CURVATURE, AP50: Metric.SCORE}
+"""--metric -> what is measured."""
+
+SEARCH_NAMES = ["metric", "w_choices", "a_choices", "log"]
+"""Parameters of a sensitivity scan."""
+LABELLED_NAMES = ["data", "split", "names", "max_images"]
+"""Parameters of a score."""
+
+
+def word_length_options(function: F) -> F:
+    """Add the options of sensitivity, mixed precision, accuracy control and report."""
+    for option in reversed(
+        [
+            click.option("--sensitivity", is_flag=True,
+                         help="Measure what every word length of every layer costs; table and picture."),
+            click.option("--budget", metavar="KIND=VALUE",
+                         help="Choose word lengths within a budget of bytes, macbits or cycles: bytes=0.6 is a share "
+                         "of the network in the bits of the options, bytes=200000 a number."),
+            click.option("--cycles", type=FilePath, metavar="FILE",
+                         help='For --budget cycles: JSON of layer -> {"W_BITSxA_BITS": cycles}.'),
+            click.option("--max-drop", type=click.FloatRange(0), metavar="POINTS",
+                         help="Raise as few layers as possible to 16 bits so that AP50 on --data falls by no more."),
+            click.option("--raise", "kinds", type=click.Choice(list(KINDS)), default="both", show_default=True,
+                         help="What --max-drop may raise."),
+            click.option("--metric", type=click.Choice(list(METRICS)), default="output-error", show_default=True,
+                         help="What damage is."),
+            click.option("--w-choices", metavar="BITS,...", help="Word lengths of weights to try. [default: 2 to 8]"),
+            click.option("--a-choices", metavar="BITS,...",
+                         help="Word lengths of activations to try. [default: those of the options with --budget "
+                         "bytes, 4,8 with other budgets, else 4,8,16]"),
+            click.option("--time-limit", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True,
+                         help="Seconds for each run of the integer program."),
+            click.option("--log", type=FilePath, help="Folder of what is measured: an interrupted search goes on."),
+            click.option("--data", type=FilePath, help="Labelled images for AP50."),
+            click.option("--split", help="Part of --data. [default: val, else all]"),
+            click.option("--names", type=FilePath, help="Class names of the network, one per line."),
+            click.option("--max-images", type=click.IntRange(1), help="Use only the first images of --data."),
+            click.option("--report-images", type=click.IntRange(1), default=8, show_default=True,
+                         help="Calibration images that report and sensitivity measure on."),
+            click.option("--hurt-db", type=click.FloatRange(0), default=HURT_DB, show_default=True,
+                         help="Loss of signal to noise at one layer that counts as hurting."),
+        ]
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+@dataclass(frozen=True)
+class BitBudget:
+    """What ``--budget`` says.
+
+    Attributes:
+        kind: What is counted.
+        value: How many, or the share of the network in the word lengths of the options.
+        relative: Whether it is a share.
+    """
+
+    kind: BudgetKind
+    value: float
+    relative: bool
+
+    @classmethod
+    def parse(cls, text: str) -> BitBudget:
+        """Parse ``bytes=0.6``, ``bytes=0.6x`` (shares) or ``bytes=200000``.
+
+        Raises:
+            QuantError: It is neither, or nothing is counted under that name.
+        """
+        kinds = [kind.value for kind in BudgetKind]
+        match = re.fullmatch(r"([a-z]+)=([0-9]*\.?[0-9]+(?:e[0-9]+)?)(x?)", text)
+        if match is None:
+            raise QuantError(f"--budget must be KIND=NUMBER or KIND=SHARE, such as bytes=0.6, got '{text}'")
+        if match[1] not in kinds:
+            raise QuantError(
+                f"--budget: kind must be one of {', '.join(kinds)}, got '{match[1]}'{nearest(match[1], kinds)}"
+            )
+        value = float(match[2])
+        return cls(BudgetKind(match[1]), value, bool(match[3]) or value <= 1)
+
+
+def sensitivity_config(options: dict[str, Any], config: QuantConfig, budget: BitBudget | None) -> SensitivityConfig:
+    """Return which word lengths are tried, and how."""
+    w_bits, a_bits = SensitivityConfig().w_bits, SensitivityConfig().a_bits
+    if options["max_drop"] is not None:  # the order of layers at the bits they have is all it needs
+        w_bits, a_bits = (config.w_bits,), (config.a_bits,)
+    elif budget is not None:
+        a_bits = (config.a_bits,) if budget.kind is BudgetKind.BYTES else (4, 8)
+    return SensitivityConfig(
+        w_bits=_bits(options["w_choices"], "w") or w_bits,
+        a_bits=_bits(options["a_choices"], "a") or a_bits,
+        metric=METRICS[options["metric"]],
+        images=options["report_images"],
+    )
+
+
+def _bits(text: str | None, what: str) -> tuple[int, ...]:
+    if text is None:
+        return ()
+    if not re.fullmatch("[0-9]{1,2}(,[0-9]{1,2})*", text):
+        raise QuantError(f"--{what}-choices must be word lengths such as 4,8, got '{text}'")
+    return tuple(int(part) for part in text.split(","))
+
+
+def budget_cost(budget: BitBudget, cycles: Path | None) -> Cost:
+    """Return what prices a layer.
+
+    Raises:
+        QuantError: Cycles are budgeted without a table, or a table is given without them.
+    """
+    if (budget.kind is BudgetKind.CYCLES) != (cycles is not None):
+        raise QuantError("--budget cycles needs a table of cycles, and only that: give --cycles FILE")
+    return COSTS[budget.kind] if cycles is None else cycle_table(cycles)
+
+
+def cycle_table(path: Path) -> Cost:
+    """Read a table of cycles: ``{"conv_0": {"8x8": 1200, "4x8": 600}}``, weights x activations.
+
+    Raises:
+        QuantError: The file is no such table; when a layer is priced, that it lacks an entry.
+    """
+    try:
+        table = json.loads(path.read_text("utf-8"))
+        cycles = {(name, key): float(value) for name, row in table.items() for key, value in row.items()}
+        if not all(0 <= value < float("inf") for value in cycles.values()):
+            raise ValueError
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise QuantError(f'{path}: must be JSON of layer -> {{"W_BITSxA_BITS": cycles}}, cycles at least 0') from None
+
+    def price(layer: LayerWork, w_bits: int, a_bits: int) -> float:
+        key = f"{w_bits}x{a_bits}"
+        if (layer.name, key) not in cycles:
+            raise QuantError(f"{path}: has no cycles of {layer.name} with {key} bits (weights x activations)")
+        return cycles[layer.name, key]
+
+    return price

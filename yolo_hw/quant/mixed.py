@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mixed precision: word lengths with the least damage within a budget, as an integer program.
+
+For every layer l and every pair of bits (w, a) of its weights and of what it reads there is a variable ``y[l, w, a]``,
+for every format group g and its bits a variable ``z[g, a]``, all 0 or 1:
+
+    minimise    sum damage_w[l, w] y[l, w, a] + sum damage_a[g, a] z[g, a]
+    such that   sum_w y[l, w, a] = z[g(l), a]       the layer reads what its group has
+                sum_a z[g, a] = 1                   one word length per group
+                sum cost[l, w, a] y[l, w, a] <= budget
+
+The solver is HiGHS (Huangfu and Hall, "Parallelizing the dual revised simplex method", 2018) through `scipy`. Its
+tolerances are taken out: every answer is priced again exactly and, if it is over the budget, excluded; options that
+cannot be part of an optimum leave before a second run whose scale fits what is left.
+
+Reference:
+    Yao et al., "HAWQ-V3: Dyadic Neural Network Quantization", ICML 2021, section 3.3 (the integer program).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, milp
+from scipy.sparse import csr_array
+
+from yolo_hw.errors import QuantError
+from yolo_hw.intgraph.graph import INPUT, INPUT_FORMAT
+from yolo_hw.quant import folded as G
+from yolo_hw.quant.bit_choices import ACTIVATIONS, WEIGHTS, Unit
+from yolo_hw.quant.config import Override, QuantConfig
+from yolo_hw.quant.folded import FoldedGraph
+from yolo_hw.quant.groups import format_groups
+from yolo_hw.quant.sensitivity import Sensitivity
+from yolo_hw.quant.solver_output import stdout_to_stderr
+
+MAX_EXCLUDED = 64
+"""Answers over the budget by less than the solver's tolerance that are excluded before giving up."""
+BIAS_BYTES = 4
+
+
+class BudgetKind(str, Enum):
+    """What a budget counts."""
+
+    BYTES = "bytes"
+    """Bytes of packed weights, each layer rounded up, and four for each bias."""
+    MACBITS = "macbits"
+    """Multiply-accumulates times bits of the weight times bits of the activation."""
+    CYCLES = "cycles"
+    """Cycles of an accelerator, by a function from outside."""
+
+
+@dataclass(frozen=True)
+class LayerWork:
+    """A layer with weights, as budgets see it.
+
+    Attributes:
+        name: The layer.
+        reads: Label of the format group it reads, None for the image.
+        weights: Number of weights.
+        biases: Number of biases.
+        macs: Multiply-accumulates of one image.
+    """
+
+    name: str
+    reads: str | None
+    weights: int
+    biases: int
+    macs: int
+
+
+Cost = Callable[[LayerWork, int, int], float]
+"""Layer, bits of its weights, bits of what it reads -> cost."""
+
+
+def layer_bytes(layer: LayerWork, w_bits: int, a_bits: int) -> int:
+    """Return what `BudgetKind.BYTES` counts."""
+    return -(-layer.weights * w_bits // 8) + BIAS_BYTES * layer.biases
+
+
+def layer_macbits(layer: LayerWork, w_bits: int, a_bits: int) -> int:
+    """Return what `BudgetKind.MACBITS` counts."""
+    return layer.macs * w_bits * a_bits
+
+
+COSTS: dict[BudgetKind, Cost] = {BudgetKind.BYTES: layer_bytes, BudgetKind.MACBITS: layer_macbits}
+"""What needs nothing from outside."""
+
+
+def layer_works(graph: FoldedGraph) -> list[LayerWork]:
+    """Return the layers with weights in execution order."""
+    groups = format_groups(graph, QuantConfig())
+    label = {name: f"{ACTIVATIONS}:{group.producers[0]}" for group in groups for name in group.members}
+    return [
+        LayerWork(
+            node.name,
+            None if node.inputs[0] == INPUT else label[node.inputs[0]],
+            int(node.weight.size),
+            int(node.bias.size),
+            int(node.weight.size) * node.shape.h * node.shape.w,
+        )
+        for node in graph.nodes
+        if isinstance(node, G.FoldedConv)
+    ]
+
+
+def uniform_cost(works: Sequence[LayerWork], cost: Cost, w_bits: int, a_bits: int) -> float:
+    """Return the cost of a network with equal word lengths; the image keeps its own."""
+    return math.fsum(cost(w, w_bits, INPUT_FORMAT.bits if w.reads is None else a_bits) for w in works)
+
+
+@dataclass(frozen=True)
+class BitChoice:
+    """Word lengths of all units.
+
+    Attributes:
+        bits: Unit -> word length.
+        damage: Their damages' sum: what is predicted of the whole.
+        cost: What they cost.
+        budget: What they may cost.
+        gap: Share by which a better choice could at most lower the damage; 0 unless a time limit struck.
+    """
+
+    bits: dict[Unit, int]
+    damage: float
+    cost: float
+    budget: float
+    gap: float = 0.0
+
+    @property
+    def overrides(self) -> tuple[Override, ...]:
+        """The choice as options of quantisation, for `QuantConfig.overrides`."""
+        return tuple(override for unit, bits in self.bits.items() for override in unit.overrides(bits))
+
+
+def choose_bits(
+    sensitivity: Sensitivity,
+    works: Sequence[LayerWork],
+    cost: Cost,
+    budget: float,
+    *,
+    time_limit: float | None = None,
+) -> BitChoice:
+    """Choose a word length for every unit: the least sum of damages within the budget.
+
+    Args:
+        sensitivity: Damage of every unit at its candidates.
+        works: The layers, see `layer_works`.
+        cost: Price of a layer.
+        budget: What all layers may cost together.
+        time_limit: Seconds for each run of the solver; the answer then says how far from the optimum it may be.
+
+    Returns:
+        The choice; of equally good ones always the same.
+
+    Raises:
+        QuantError: The budget is below the cheapest choice, which is named, or the time was too short for any.
+    """
+    program = _Program(sensitivity, works, cost)
+    first = program.solve(program.damage, budget, time_limit)
+    if first is None:
+        cheapest = program.solve(program.cost, math.inf, time_limit)
+        if cheapest is None:
+            raise QuantError("word lengths: no choice was found in the time limit; give more")
+        least = program.price(cheapest.chosen)
+        raise QuantError(f"word lengths: the budget is {budget:.6g}, the smallest cost that can be reached {least:.6g}")
+    best = first
+    limit = program.total(first.chosen)
+    if limit > 0:  # options of more damage than a whole choice are in no better one
+        program.forbid(program.damage > limit)
+        best = program.solve(program.damage, budget, time_limit) or first
+    found = min((best, first), key=lambda answer: program.total(answer.chosen))
+    damage = program.total(found.chosen)
+    return BitChoice(program.bits(found.chosen), damage, program.price(found.chosen), budget, best.gap)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    chosen: npt.NDArray[np.bool_]
+    gap: float
+
+
+class _Program:
+    """The integer program; one column per option, those of layers before those of groups."""
+
+    def __init__(self, sensitivity: Sensitivity, works: Sequence[LayerWork], cost: Cost) -> None:
+        units = {unit.label: unit for unit in sensitivity.units}
+        groups = [unit for unit in sensitivity.units if unit.kind == ACTIVATIONS]
+        self.options: list[tuple[Unit, int]] = []
+        damages: list[float] = []
+        costs: list[float] = []
+        rows: list[dict[int, float]] = []
+        sums: list[float] = []
+        place: dict[tuple[str, int], int] = {}
+        readers: dict[tuple[str, int], list[list[int]]] = {}
+        for layer in works:
+            unit = units[f"{WEIGHTS}:{layer.name}"]
+            read = [INPUT_FORMAT.bits] if layer.reads is None else sorted(sensitivity.damage[layer.reads])
+            for a in read:
+                columns = []
+                for w, damage in sorted(sensitivity.damage[unit.label].items()):
+                    columns.append(len(self.options))
+                    self.options.append((unit, w))
+                    damages.append(damage)
+                    costs.append(float(cost(layer, w, a)))
+                if layer.reads is None:
+                    rows.append(dict.fromkeys(columns, 1.0))
+                    sums.append(1.0)
+                else:
+                    readers.setdefault((layer.reads, a), []).append(columns)
+        for unit in groups:
+            choices = []
+            for a, damage in sorted(sensitivity.damage[unit.label].items()):
+                place[unit.label, a] = len(self.options)
+                choices.append(len(self.options))
+                self.options.append((unit, a))
+                damages.append(damage)
+                costs.append(0.0)
+            rows.append(dict.fromkeys(choices, 1.0))
+            sums.append(1.0)
+        for key, layers in readers.items():
+            for columns in layers:
+                rows.append({**dict.fromkeys(columns, 1.0), place[key]: -1.0})
+                sums.append(0.0)
+        self.damage = np.array(damages)
+        self.cost = np.array(costs)
+        self.upper = np.ones(len(self.options))
+        self.equal = LinearConstraint(_matrix(rows, len(self.options)), sums, sums)
+
+    def forbid(self, columns: npt.NDArray[np.bool_]) -> None:
+        """Take options out."""
+        self.upper = np.where(columns, 0.0, self.upper)
+
+    def price(self, chosen: npt.NDArray[np.bool_]) -> float:
+        """Return the exact cost of an answer."""
+        return math.fsum(self.cost[chosen])
+
+    def total(self, chosen: npt.NDArray[np.bool_]) -> float:
+        """Return the damage of an answer."""
+        return math.fsum(self.damage[chosen])
+
+    def bits(self, chosen: npt.NDArray[np.bool_]) -> dict[Unit, int]:
+        """Return the word lengths of an answer."""
+        return {unit: bits for (unit, bits), taken in zip(self.options, chosen, strict=True) if taken}
+
+    def solve(self, objective: npt.NDArray[np.float64], budget: float, time_limit: float | None) -> _Answer | None:
+        """Return the best answer within the budget, None if there is none."""
+        usable = objective[self.upper > 0]
+        scale = float(usable.max(initial=0.0)) or 1.0
+        excluded: list[dict[int, float]] = []
+        for _ in range(MAX_EXCLUDED):
+            found = self._run(objective / scale, budget, excluded, time_limit)
+            if found.x is None:
+                return None
+            chosen = np.asarray(found.x > 0.5)
+            if self.price(chosen) <= budget:
+                return _Answer(chosen, float(found.mip_gap or 0.0))
+            excluded.append(dict.fromkeys(np.flatnonzero(chosen).tolist(), 1.0))
+        raise QuantError(f"word lengths: {MAX_EXCLUDED} choices cost the budget of {budget:.12g} but for rounding")
+
+    def _run(
+        self,
+        objective: npt.NDArray[np.float64],
+        budget: float,
+        excluded: list[dict[int, float]],
+        time_limit: float | None,
+    ) -> OptimizeResult:
+        columns = len(self.options)
+        constraints = [self.equal]
+        if math.isfinite(budget):
+            unit = max(abs(budget), float(self.cost.max(initial=0.0)), 1e-300)
+            constraints.append(LinearConstraint(csr_array(self.cost[None] / unit), -np.inf, budget / unit))
+        if excluded:
+            most = [len(row) - 1.0 for row in excluded]
+            constraints.append(LinearConstraint(_matrix(excluded, columns), -np.inf, most))
+        options = {"mip_rel_gap": 0.0} | ({} if time_limit is None else {"time_limit": time_limit})
+        bounds = Bounds(np.zeros(columns), self.upper)
+        integers = np.ones(columns)
+        with stdout_to_stderr():
+            return milp(objective, integrality=integers, bounds=bounds, constraints=constraints, options=options)
+
+
+def _matrix(rows: Sequence[dict[int, float]], columns: int) -> csr_array:
+    where = [(i, column, value) for i, row in enumerate(rows) for column, value in row.items()]
+    i, j, values = (np.array(part) for part in zip(*where, strict=True))
+    return csr_array((values, (i, j)), shape=(len(rows), columns))
