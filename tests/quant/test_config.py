@@ -53,8 +53,8 @@ def test_the_contract_follows_the_options():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"w_bits": 3}, "w_bits must be one of 4, 5, 6, 7, 8, 16, got 3"),
-        ({"a_bits": 9}, "a_bits must be one of 4, 5, 6, 7, 8, 16, got 9"),
+        ({"w_bits": 1}, "w_bits must be one of 2, 3, 4, 5, 6, 7, 8, 16, got 1"),
+        ({"a_bits": 9}, "a_bits must be one of 2, 3, 4, 5, 6, 7, 8, 16, got 9"),
         ({"overrides": (Override("conv_0", a_bits=32),)}, "conv_0:a must be one of"),
         ({"equalise": 1.5}, r"equalise must be in \[0, 1\], got 1.5"),
         ({"percentile": 50}, r"percentile must be in \(50, 100\], got 50"),
