@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from yolo_hw.quant.equalise import equalise_channels
 from yolo_hw.quant.execute import NodeResult, float_parameters, run_folded
 from yolo_hw.quant.folded import Float64Array, FoldedGraph, FoldedNode
 from yolo_hw.quant.groups import FormatGroup, format_groups
+from yolo_hw.quant.legal import Legaliser, LegalReport, cast_image
 from yolo_hw.quant.observers import CandidateStatistics, RangeStatistics, finest_frac
 from yolo_hw.quant.plan import ConvCodes, QuantPlan, Table
 from yolo_hw.quant.tables import ARITHMETIC, build_table
@@ -46,10 +47,12 @@ class Calibrated:
     Attributes:
         graph: The folded network, its channels equalised and its biases corrected as the options say.
         plan: Formats, weight codes and tables.
+        legal: What the target's rules cost; None for a plan that was not calibrated.
     """
 
     graph: FoldedGraph
     plan: QuantPlan
+    legal: LegalReport | None = None
 
 
 def calibrate(
@@ -73,6 +76,7 @@ def calibrate(
     if not images:
         raise QuantError("calibration needs at least one image")
     _check_overrides(graph, config)
+    graph = cast_image(graph, config)
     if config.equalise is not None:
         graph = equalise_channels(graph, _measure_channels(graph, images, progress), config.equalise)
     groups = format_groups(graph, config)
@@ -81,12 +85,31 @@ def calibrate(
     if config.a_observer is not Observer.MAX:
         for result in _run(graph, images, "candidates", progress):
             candidates.update(result)
+    return _make_legal(graph, candidates, images, progress)
+
+
+def _make_legal(
+    graph: FoldedGraph, candidates: _Candidates, images: list[ImageBatch], progress: Progress | None
+) -> Calibrated:
+    """Move the observers' formats where the target asks for it, round the weights, correct the biases."""
+    config = candidates.config
     formats, arguments = candidates.formats(), candidates.arguments()
+    legaliser = Legaliser(candidates.groups, formats, arguments, config)
+    legaliser.check_structure(graph)
+    report = LegalReport(config.profile.name)
+    measured = legaliser.needed(graph)
+    if measured:
+        legaliser.measure(_run(graph, images, "target", progress), images)
+        formats, arguments, report = legaliser.solve(graph)
     plan = make_plan(graph, formats, arguments, config)
     if config.bias_correction:
         graph = correct_biases(graph, plan, images, progress)
+        if measured or legaliser.needed(graph):
+            if not measured:
+                legaliser.measure(_run(graph, images, "target", progress), images)
+            formats, arguments, report = legaliser.solve(graph)
         plan = make_plan(graph, formats, arguments, config)
-    return Calibrated(graph, plan)
+    return Calibrated(graph, replace(plan, notes=[*map(str, report.changes)]), report)
 
 
 def _check_overrides(graph: FoldedGraph, config: QuantConfig) -> None:
@@ -124,8 +147,8 @@ def make_plan(
             code = arguments[node.name]
             tables[node.name] = build_table(node.activation, code, formats[node.name], config)
         if isinstance(node, G.FoldedConv):
-            slope_shift = config.leaky.shift if node.activation == "leaky" else 0
-            context = ConvContext(formats[node.inputs[0]], code, slope_shift)
+            slope = (config.leaky.shift, config.leaky.mul) if node.activation == "leaky" else (0, 1)
+            context = ConvContext(formats[node.inputs[0]], code, *slope)
             convs[node.name], note = quantise_conv(node, context, config)
             notes += [note] if note else []
     return QuantPlan(config, formats, convs, tables, notes)

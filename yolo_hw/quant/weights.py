@@ -147,6 +147,11 @@ class WeightFormats:
         bias_error = dequantise(round_bias(self.node.bias, acc_frac, self.config), acc_frac) - self.node.bias
         return np.asarray(self._sums(w_frac)[2] + bias_error**2, np.float64)
 
+    @property
+    def own_noise(self) -> float:
+        """Mean noise of the channels under the weights' own choice, with exact biases."""
+        return float(self._sums(np.asarray(self.own))[2].mean())
+
     def weights(self, w_frac: IntArray) -> IntArray:
         """Return the weight codes [K, C / groups, R, S] under `w_frac`."""
         scaled = np.ldexp(self.node.weight, w_frac.reshape(-1, 1, 1, 1))
