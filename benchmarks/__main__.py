@@ -27,6 +27,7 @@ from benchmarks import (
     prune_rivals,
     seed_rows,
     sparse_conv,
+    targets,
     train_step,
 )
 from benchmarks.measure import Case, measure_case
@@ -48,6 +49,7 @@ STUDIES: dict[str, Callable[[Path], None]] = {
     "input_pipeline": input_pipeline.main,
     "accuracy": accuracy.main,
     "observers": observers.main,
+    "targets": targets.main,
     "seed_rows": seed_rows.main,
     "prune_rivals": prune_rivals.main,
 }

@@ -22,6 +22,7 @@ ROOT = RESULTS.parents[1]
 PAGES = (
     ROOT / "README.md",
     ROOT / "docs" / "results.md",
+    ROOT / "docs" / "targets.md",
     ROOT / "docs" / "results" / "seed_rows.md",
     ROOT / "docs" / "results" / "prune_rivals.md",
 )
@@ -53,6 +54,24 @@ def observers() -> str:
     body = [(name, *(found[name, per_channel, corrected] for per_channel, corrected in columns)) for name in names]
     head = ("AP50, %", "per channel", "per tensor", "per channel, plain", "per tensor, plain")
     return table(head, [("float", *[found["float", None, None]] * 4), *body])
+
+
+def targets() -> str:
+    """What every target profile costs."""
+    rows = [
+        (
+            row["target"],
+            f"{row['w_bits']}/{row['a_bits']}",
+            f"{row['tensors_moved']} + {row['weights_moved']}",
+            "none" if row["added_noise_db"] is None else f"{row['added_noise_db']:.1f}",
+            ", ".join(f"{value:.1f}" for value in row["heads_db"]),
+            _percent(row["ap50"]),
+            _percent(row["ap"]),
+        )
+        for row in _load("targets")["rows"]
+    ]
+    head = ("target", "bits w/a", "moved tensors + weights", "added noise, dB below a layer's signal", "heads, dB")
+    return table((*head, "AP50, %", "AP50:95, %"), rows)
 
 
 def memory() -> str:
@@ -154,6 +173,7 @@ TABLES: dict[str, Callable[[], str]] = {
         for function in (
             accuracy,
             observers,
+            targets,
             memory,
             engine_memory,
             input_pipeline,
