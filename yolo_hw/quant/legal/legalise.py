@@ -22,7 +22,7 @@ from yolo_hw.quant.execute import NodeResult
 from yolo_hw.quant.folded import FoldedGraph, FoldedNode
 from yolo_hw.quant.groups import FormatGroup
 from yolo_hw.quant.legal.errors import FracErrors, Power, image_power
-from yolo_hw.quant.legal.problem import Around, ConvFactor, ElementFactor, Factor, Problem, Variable
+from yolo_hw.quant.legal.problem import Around, ConvFactor, ElementFactor, Factor, Problem, Variable, Verdicts
 from yolo_hw.quant.legal.report import LegalReport, make_report
 from yolo_hw.quant.legal.solver import TIME_LIMIT, solve
 from yolo_hw.quant.lower import build_graph
@@ -76,6 +76,7 @@ class Legaliser:
         self.formats = formats
         self.arguments = arguments
         self.power = Power()
+        self._target, self._host = Verdicts(config.profile), Verdicts(GENERIC)
         self.variables = [
             Variable(g.members[0], False, g.members, formats[g.members[0]], FracErrors(formats[g.members[0]], config))
             for g in groups
@@ -164,7 +165,7 @@ class Legaliser:
             weights = WeightFormats(node, self.config, self.power.tensors.get(node.inputs[0]))
             return ConvFactor(node, around, weights, self.power.sums.get(node.name, 0.0))
         host = node.inputs == (INPUT,) and not self.config.profile.image_bytes
-        return ElementFactor(node, around, self.config, GENERIC if host else self.config.profile)
+        return ElementFactor(node, around, self.config, self._host if host else self._target)
 
 
 def _function(node: FoldedNode) -> Callable[[Tensor], Tensor]:

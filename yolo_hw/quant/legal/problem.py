@@ -9,7 +9,8 @@ formats its best legal value is known (`yolo_hw.quant.weights.WeightFormats`), a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from yolo_hw.fixedpoint import FixedPoint
@@ -135,16 +136,24 @@ class ConvFactor:
         return self.weights.choose(self.context(fracs)).broken
 
 
+@dataclass(frozen=True, eq=False)
+class Verdicts:
+    """Which element-wise operations are legal under one profile and one config; filled as they are asked for."""
+
+    profile: TargetProfile
+    legal: dict[Hashable, bool] = field(default_factory=dict)
+
+
 class ElementFactor:
     """Add, mul or avgpool: no parameters, only legal and illegal formats."""
 
-    def __init__(self, node: FoldedNode, around: Around, config: QuantConfig, profile: TargetProfile) -> None:
-        """Take the rules of `profile`, which need not be the config's."""
+    def __init__(self, node: FoldedNode, around: Around, config: QuantConfig, known: Verdicts) -> None:
+        """Share verdicts with the other nodes of `known`, which holds the rules, too: not always the config's."""
         self.node = node
         self.around = around
         self.scope = around.scope
         self.contract = config.contract
-        self.profile = profile
+        self.known = known
         leaky = node.activation == "leaky"
         self.act = (
             Activation("leaky", slope_mul=config.leaky.mul, slope_shift=config.leaky.shift) if leaky else Activation()
@@ -157,7 +166,20 @@ class ElementFactor:
 
     def cost(self, fracs: Fracs) -> float:
         """Return 0 or infinity."""
-        return math.inf if self.broken(fracs) else 0.0
+        formats, code = self.around.formats(fracs)
+        fracs_in = [fmt.frac for fmt in formats]
+        # All rules depend on how far the fraction bits lie apart only.
+        apart = (
+            (sum(fracs_in) - code.frac,)
+            if isinstance(self.node, G.FoldedMul)
+            else tuple(frac - code.frac for frac in fracs_in)
+        )
+        words = tuple((fmt.bits, fmt.signed) for fmt in (*formats, code))
+        count = self.node.count if isinstance(self.node, G.FoldedAvgPool) else 0
+        key = (type(self.node), count, self.node.activation == "leaky", words, apart)
+        if key not in self.known.legal:
+            self.known.legal[key] = self.broken(fracs) is None
+        return 0.0 if self.known.legal[key] else math.inf
 
     def broken(self, fracs: Fracs) -> Violation | None:
         """See `Factor.broken`."""
@@ -169,7 +191,7 @@ class ElementFactor:
             inputs = [TensorInfo(side, formats[0])]
         quantities = node_quantities(node, inputs, TensorInfo(self.node.shape, code), self.contract)
         assert quantities is not None
-        return next(numeric_violations(self.node.name, quantities, self.profile), None)
+        return next(numeric_violations(self.node.name, quantities, self.known.profile), None)
 
     def _node(self) -> Node:
         name, inputs = self.node.name, self.node.inputs
