@@ -29,6 +29,7 @@ from benchmarks import (
     ptq,
     seed_rows,
     sparse_conv,
+    targets,
     train_step,
 )
 from benchmarks.measure import Case, measure_case
@@ -52,6 +53,7 @@ STUDIES: dict[str, Callable[[Path], None]] = {
     "observers": observers.main,
     "ptq": ptq.main,
     "mixed_precision": mixed_precision.main,
+    "targets": targets.main,
     "seed_rows": seed_rows.main,
     "prune_rivals": prune_rivals.main,
 }

@@ -23,6 +23,7 @@ PAGES = (
     ROOT / "README.md",
     ROOT / "docs" / "results.md",
     ROOT / "docs" / "mixed_precision.md",
+    ROOT / "docs" / "targets.md",
     ROOT / "docs" / "results" / "seed_rows.md",
     ROOT / "docs" / "results" / "prune_rivals.md",
 )
@@ -70,6 +71,24 @@ def mixed_precision() -> str:
     ]
     head = ("weights", "bytes", "sum of damages", "measured output error", "AP50, %", "AP50:95, %")
     return table(head, rows)
+
+
+def targets() -> str:
+    """What every target profile costs."""
+    rows = [
+        (
+            row["target"],
+            f"{row['w_bits']}/{row['a_bits']}",
+            f"{row['tensors_moved']} + {row['weights_moved']}",
+            "none" if row["added_noise_db"] is None else f"{row['added_noise_db']:.1f}",
+            ", ".join(f"{value:.1f}" for value in row["heads_db"]),
+            _percent(row["ap50"]),
+            _percent(row["ap"]),
+        )
+        for row in _load("targets")["rows"]
+    ]
+    head = ("target", "bits w/a", "moved tensors + weights", "added noise, dB below a layer's signal", "heads, dB")
+    return table((*head, "AP50, %", "AP50:95, %"), rows)
 
 
 def memory() -> str:
@@ -171,6 +190,7 @@ TABLES: dict[str, Callable[[], str]] = {
         for function in (
             accuracy,
             observers,
+            targets,
             memory,
             engine_memory,
             input_pipeline,

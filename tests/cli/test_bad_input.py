@@ -193,7 +193,8 @@ def test_folders_without_a_readable_image(files, tmp_path, verb):
     "options",
     [["--tile", "0x16"], ["--tile", "big"], ["--tile", "²x16"], ["--leaky", "x"], ["--leaky", "²/3"],
      ["--override", "conv_1"], ["--override", "nosuch*:w=4"], ["--override", "yolo*:a=4"], ["--percentile", "200"],
-     ["--ifm-words", "0"], ["--acc-words", "-4"], ["--max-taps", "0"]],
+     ["--ifm-words", "0"], ["--acc-words", "-4"], ["--max-taps", "0"], ["--target", "nosuch"],
+     ["--target", "nosuch.toml"], ["--target", "dpu-like", "--rounding", "floor"]],
 )  # fmt: skip
 def test_options_out_of_range(files, tmp_path, options):
     result = run("compile", *files.arguments(calib=files.images, out=tmp_path / "out"), *options)

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options of post-training quantisation: overrides and values out of range."""
 
+from dataclasses import replace
+
 import pytest
 
 from yolo_hw.errors import QuantError
 from yolo_hw.fixedpoint import Overflow, Rounding
 from yolo_hw.intgraph import NumericContract
+from yolo_hw.intgraph.target_profiles import TARGETS
 from yolo_hw.quant import LeakySlope, Override, QuantConfig
 
 
@@ -64,6 +67,44 @@ def test_the_contract_follows_the_options():
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(QuantError, match=message):
         QuantConfig(**options)
+
+
+def test_the_target_supplies_what_is_not_typed():
+    config = QuantConfig(target="dpu-like")
+    assert (config.w_bits, config.a_bits, config.per_channel, config.unsigned) == (8, 8, False, False)
+    assert (config.rounding, config.overflow, config.leaky) == (Rounding.HALF_UP, Overflow.SATURATE, LeakySlope(26, 8))
+    wide = QuantConfig(target="dhm-int16")
+    assert (wide.w_bits, wide.a_bits, wide.contract.acc_bits) == (16, 16, 48)
+    assert (wide.contract.rounding, wide.contract.overflow) == (Rounding.FLOOR, Overflow.WRAP)
+    plain = QuantConfig()
+    assert plain == QuantConfig(
+        w_bits=8, a_bits=8, per_channel=True, unsigned=True, rounding=Rounding.HALF_UP, overflow=Overflow.SATURATE,
+        leaky=LeakySlope(51, 9),
+    )  # fmt: skip
+
+
+def test_a_narrow_accumulator_keeps_the_contract_at_32_bits():
+    profile = replace(TARGETS["generic"], name="narrow", acc_bits=24)
+    assert QuantConfig(target=profile, a_bits=16).contract.acc_bits == 32
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "message"),
+    [
+        ("dpu-like", {"w_bits": 4}, "w_bits=4 is not possible on target 'dpu-like', which has 8"),
+        ("dpu-like", {"a_bits": 16}, "a_bits=16 is not possible on target 'dpu-like'"),
+        ("dpu-like", {"per_channel": True}, "per_channel=True is not possible on target 'dpu-like', which has False"),
+        ("dpu-like", {"unsigned": True}, "unsigned=True is not possible"),
+        ("nngen-like", {"rounding": Rounding.FLOOR}, "rounding=floor is not possible.*which has half_away"),
+        ("dhm-int16", {"overflow": Overflow.SATURATE}, "overflow=saturate is not possible.*which has wrap"),
+        ("hls4ml-like", {"leaky": LeakySlope()}, "leaky=51/9 is not possible on target 'hls4ml-like', which has 1/3"),
+        ("dpu-like", {"overrides": (Override("conv_0", a_bits=4),)}, "conv_0:a=4 is not possible.*which has 8"),
+        ("dpu", {}, "target 'dpu' is unknown"),
+    ],
+)
+def test_what_the_target_forbids_is_an_error_that_names_both(target, options, message):
+    with pytest.raises(QuantError, match=message):
+        QuantConfig(target=target, **options)
 
 
 @pytest.mark.parametrize(("mul", "shift"), [(0, 3), (1 << 16, 3), (1, -1), (1, 32)])

@@ -1,41 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """First rungs of the ladder: the torch float64 simulation = numpy reference = compiled engine, code by code."""
 
-import numpy as np
 import pytest
-from support.random_graph import adversarial_inputs, random_input
-from support.random_net import BLOCKS, calibrate_net, make_images, make_net, net_cfg, random_net
+from support.ladder import assert_ladder
+from support.random_net import BLOCKS, make_net, net_cfg, random_net
 
 from yolo_hw.darknet.layers import ACTIVATIONS
 from yolo_hw.fixedpoint import Overflow, Rounding
-from yolo_hw.intgraph import check_graph, execute, image_codes
-from yolo_hw.intgraph.engine import Engine
-from yolo_hw.quant import (
-    AdaRoundConfig,
-    CorrectBy,
-    EqualiseBy,
-    LeakySlope,
-    Observer,
-    QuantConfig,
-    lower_graph,
-)
-from yolo_hw.quant.simulate import Simulation
-
-
-def assert_ladder(model, config):
-    calibrated = calibrate_net(model, config)
-    graph = lower_graph(calibrated.graph, calibrated.plan)
-    check_graph(graph)
-    simulation = Simulation(calibrated.graph, calibrated.plan)
-    engine = Engine(graph, threads=1, keep_all=True)
-    images = [image_codes(make_images(model, 1, seed=9)[0]), random_input(graph, 3)]
-    for codes in [*images, *adversarial_inputs(graph).values()]:
-        compiled = engine.run_all(codes)
-        simulated = dict(simulation.codes(codes))
-        for name, expected in execute(graph, codes):
-            np.testing.assert_array_equal(simulated[name], expected.codes, err_msg=f"simulation: {name}")
-            np.testing.assert_array_equal(compiled[name], expected.codes, err_msg=f"engine: {name}")
-    return graph
+from yolo_hw.quant import AdaRoundConfig, CorrectBy, EqualiseBy, LeakySlope, Observer, QuantConfig
 
 
 @pytest.mark.parametrize("block", sorted(BLOCKS))
@@ -53,7 +25,7 @@ def test_every_rounding_and_overflow(rounding, overflow):
     assert_ladder(random_net(seed), QuantConfig(rounding=rounding, overflow=overflow))
 
 
-@pytest.mark.parametrize("bits", [4, 5, 6, 7, 8, 16])
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7, 8, 16])
 def test_every_word_length(bits):
     assert_ladder(random_net(100 + bits), QuantConfig(w_bits=bits, a_bits=bits))
     assert_ladder(random_net(200 + bits), QuantConfig(w_bits=8, a_bits=bits))

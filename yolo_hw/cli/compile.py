@@ -80,6 +80,7 @@ def compile_summary(state: CompileState) -> dict[str, Any]:
     """Return the sizes of what was compiled."""
     assert state.plan is not None
     assert state.calibrated is not None
+    assert state.calibrated.legal is not None
     plan = state.plan
     costs = graph_cost(plan.graph)
     return {
@@ -91,6 +92,8 @@ def compile_summary(state: CompileState) -> dict[str, Any]:
         "params": sum(cost.params for cost in costs),
         "code_bytes": sum(cost.param_bytes for cost in costs),
         "params_bin_bytes": (state.config.out / "ddr" / "params.bin").stat().st_size,
+        "target": state.config.quant.profile.name,
+        "legal": state.calibrated.legal.to_json(),
         "w_bits": state.config.quant.w_bits,
         "a_bits": state.config.quant.a_bits,
         "tile": [plan.config.tm, plan.config.tn],
@@ -140,6 +143,7 @@ def print_compile(state: CompileState) -> None:
             f"weights {summary['w_bits']} bits, activations {summary['a_bits']} bits, tile "
             f"{summary['tile'][0]}x{summary['tile'][1]}",
         ),
+        ("target", _target_text(summary)),
         (
             "parameters",
             f"{mebibytes(summary['code_bytes'])} of codes, {mebibytes(summary['params_bin_bytes'])} in ddr/params.bin",
@@ -150,9 +154,18 @@ def print_compile(state: CompileState) -> None:
             f"io {mebibytes(summary['io_bytes'])}",
         ),
         ("program", f"{summary['records']} records"),
-        *[("repair", text) for text in summary["notes"]],
+        *[("moved", text) for text in summary["notes"]],
     ]
     print_table(f"{summary['name']} -> {summary['out']}", ("what", "<value"), rows)
     simulated = ("simulation", "passed", f"torch float64 = numpy on {summary['simulated_codes']} codes")
     checks = [simulated, *report_rows(state.report)]
     print_table("verification", ("check", "<outcome", "<detail"), checks, verdict(state.report))
+
+
+def _target_text(summary: dict[str, Any]) -> str:
+    legal = summary["legal"]
+    if not legal["changes"]:
+        return f"{summary['target']}, no format had to be moved"
+    noise = "no noise" if legal["sqnr"] is None else f"noise {legal['sqnr']:.1f} dB below a layer's signal"
+    gap = f" (at most {legal['gap']:.1%} more than the least)" if legal["gap"] > 1e-6 else ""
+    return f"{summary['target']}, {len(legal['changes'])} formats moved, {noise} added{gap}"

@@ -24,6 +24,7 @@ from yolo_hw.evaluate.onnx_runner import PIXEL_SCALE, OnnxRunner
 from yolo_hw.fixedpoint import Overflow, Rounding
 from yolo_hw.intgraph.check import check_graph
 from yolo_hw.intgraph.graph import IntGraph
+from yolo_hw.intgraph.target_profiles import TARGETS
 from yolo_hw.nn.darknet import DARKNET_BN_EPS, load_darknet
 from yolo_hw.pipeline import CompileConfig, CompileState, calibrate_model, load_images, load_model, lower_model
 from yolo_hw.quant.config import (
@@ -137,7 +138,9 @@ def quant_options(function: F) -> F:
     observers = [observer.value for observer in Observer]
     for option in reversed(
         [
-            click.option("--bits", type=click.Choice([str(b) for b in BITS]), default="8", show_default=True,
+            click.option("--target", default="generic", show_default=True, metavar="NAME|FILE",
+                         help=f"What will compute the network: {', '.join(TARGETS)}, or a .toml or .json profile."),
+            click.option("--bits", type=click.Choice([str(b) for b in BITS]), show_default="8, if the target has them",
                          help="Bits of weights and activations."),
             click.option("--w-bits", type=click.Choice([str(b) for b in BITS]), help="Bits of the weights alone."),
             click.option("--a-bits", type=click.Choice([str(b) for b in BITS]), help="Bits of the activations alone."),
@@ -158,11 +161,11 @@ def quant_options(function: F) -> F:
             click.option("--adaround", type=click.IntRange(1), is_flag=False, flag_value=AdaRoundConfig().iterations,
                          metavar="[STEPS]", help="Choose per weight whether to round up or down (minutes)."),
             click.option("--signed", is_flag=True, help="No unsigned activations."),
-            click.option("--rounding", type=click.Choice([r.value for r in Rounding]), default="half_up",
-                         show_default=True, help="Rounding of every shift."),
-            click.option("--overflow", type=click.Choice([o.value for o in Overflow]), default="saturate",
-                         show_default=True, help="What happens outside a format."),
-            click.option("--leaky", default="51/9", show_default=True, metavar="MUL/SHIFT",
+            click.option("--rounding", type=click.Choice([r.value for r in Rounding]),
+                         show_default="the target's, else half_up", help="Rounding of every shift."),
+            click.option("--overflow", type=click.Choice([o.value for o in Overflow]),
+                         show_default="the target's, else saturate", help="What happens outside a format."),
+            click.option("--leaky", show_default="the target's, else 51/9", metavar="MUL/SHIFT",
                          help="Leaky slope MUL / 2**SHIFT."),
             click.option("--override", multiple=True, metavar="PATTERN:w=BITS,a=BITS",
                          help="Bits of the layers that match a glob pattern; may be repeated."),
@@ -174,32 +177,45 @@ def quant_options(function: F) -> F:
 
 def quant_config(options: dict[str, Any]) -> QuantConfig:
     """Build the quantisation options from the values of `quant_options`."""
-    mul, _, shift = options["leaky"].partition("/")
-    if not (re.fullmatch("[0-9]{1,6}", mul) and re.fullmatch("[0-9]{1,2}", shift)):
-        raise YoloHwError(f"--leaky must be MUL/SHIFT, for example 51/9, got '{options['leaky']}'")
+    typed: dict[str, Any] = {}  # what is left out, the target decides
+    for name in ("w_bits", "a_bits"):
+        if options[name] or options["bits"]:
+            typed[name] = int(options[name] or options["bits"])
+    if options["per_tensor"]:
+        typed["per_channel"] = False
+    if options["signed"]:
+        typed["unsigned"] = False
+    if options["rounding"]:
+        typed["rounding"] = Rounding(options["rounding"])
+    if options["overflow"]:
+        typed["overflow"] = Overflow(options["overflow"])
+    if options["leaky"]:
+        typed["leaky"] = _slope(options["leaky"])
     return QuantConfig(
-        w_bits=int(options["w_bits"] or options["bits"]),
-        a_bits=int(options["a_bits"] or options["bits"]),
+        target=options["target"],
         a_observer=Observer(options["observer"]),
         w_observer=Observer(options["w_observer"]),
         percentile=options["percentile"],
-        per_channel=not options["per_tensor"],
         equalise=None if options["no_equalise"] else QuantConfig().equalise,
         equalise_by=EqualiseBy(options["equalise_by"]),
         absorb_biases=options["absorb_biases"],
         bias_correction=not options["no_bias_correction"],
         bias_correction_by=CorrectBy(options["bias_correction_by"]),
         adaround=AdaRoundConfig(iterations=options["adaround"]) if options["adaround"] else None,
-        unsigned=not options["signed"],
         overrides=tuple(Override.parse(text) for text in options["override"]),
-        rounding=Rounding(options["rounding"]),
-        overflow=Overflow(options["overflow"]),
-        leaky=LeakySlope(int(mul), int(shift)),
+        **typed,
     )
 
 
+def _slope(text: str) -> LeakySlope:
+    mul, _, shift = text.partition("/")
+    if not (re.fullmatch("[0-9]{1,6}", mul) and re.fullmatch("[0-9]{1,2}", shift)):
+        raise YoloHwError(f"--leaky must be MUL/SHIFT, for example 51/9, got '{text}'")
+    return LeakySlope(int(mul), int(shift))
+
+
 QUANT_NAMES = (
-    "bits w_bits a_bits observer w_observer percentile per_tensor no_equalise equalise_by absorb_biases "
+    "target bits w_bits a_bits observer w_observer percentile per_tensor no_equalise equalise_by absorb_biases "
     "no_bias_correction bias_correction_by adaround signed rounding overflow leaky override"
 ).split()
 """Parameters of `quant_options`."""

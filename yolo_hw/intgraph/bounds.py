@@ -67,9 +67,18 @@ def conv_sums(weight: IntArray, bias: IntArray, lo: int, hi: int) -> tuple[IntAr
     Returns:
         [K] and [K], which contain every partial sum, too.
     """
+    positive, negative = weight_sums(weight)
+    return term_sums(positive, negative, lo, hi, bias)
+
+
+def weight_sums(weight: IntArray) -> tuple[IntArray, IntArray]:
+    """Return the sums [K] of the positive and of the negative weights of every output channel."""
     rows = weight.reshape(weight.shape[0], -1)
-    positive = np.where(rows > 0, rows, 0).sum(1)
-    negative = np.where(rows < 0, rows, 0).sum(1)
+    return np.asarray(np.where(rows > 0, rows, 0).sum(1)), np.asarray(np.where(rows < 0, rows, 0).sum(1))
+
+
+def term_sums(positive: IntArray, negative: IntArray, lo: int, hi: int, bias: IntArray) -> tuple[IntArray, IntArray]:
+    """Return what `conv_sums` does, from the result of `weight_sums`."""
     top = positive * hi + negative * lo + np.maximum(bias, 0)
     bottom = positive * lo + negative * hi + np.minimum(bias, 0)
     return np.asarray(bottom, np.int64), np.asarray(top, np.int64)

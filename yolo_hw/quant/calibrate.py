@@ -22,13 +22,13 @@ from yolo_hw.intgraph.graph import INPUT, INPUT_FORMAT
 from yolo_hw.nn.activations import activate
 from yolo_hw.quant import folded as G
 from yolo_hw.quant.absorb_bias import absorb_biases
-from yolo_hw.quant.adaround import adaround
-from yolo_hw.quant.bias_correction import correct_biases, correct_biases_analytically
 from yolo_hw.quant.config import CorrectBy, EqualiseBy, Observer, QuantConfig
+from yolo_hw.quant.corrections import correct_rounding
 from yolo_hw.quant.equalise import Exponents, activation_exponents, scale_channels, weight_exponents
 from yolo_hw.quant.execute import NodeResult, float_parameters, run_folded
 from yolo_hw.quant.folded import Float64Array, FoldedGraph, FoldedNode
 from yolo_hw.quant.groups import FormatGroup, format_groups
+from yolo_hw.quant.legal import Legaliser, LegalReport, cast_image
 from yolo_hw.quant.moments import Moments, changed_moments
 from yolo_hw.quant.observers import CandidateStatistics, RangeStatistics, finest_frac
 from yolo_hw.quant.paired import adopt_codes
@@ -51,11 +51,13 @@ class Calibrated:
         graph: The folded network, its channels equalised and its biases corrected as the options say.
         plan: Formats, weight codes and tables.
         reference: The network in float to compare with, tensor by tensor: equalised, but with its own biases.
+        legal: What the target's rules cost; None for a plan that was not calibrated.
     """
 
     graph: FoldedGraph
     plan: QuantPlan
     reference: FoldedGraph
+    legal: LegalReport | None = None
 
 
 def calibrate(
@@ -90,6 +92,7 @@ def calibrate(
             f"{graph.name}: bias correction by batch_norm needs the batch norms' statistics: pass "
             "moments=batch_norm_moments(model)"
         )
+    graph = cast_image(graph, config)
     graph, moments = _reshape_channels(graph, images, config, moments or {}, progress)
     groups = format_groups(graph, config)
     ranges = _measure_ranges(graph, images, progress)
@@ -97,19 +100,7 @@ def calibrate(
     if config.a_observer is not Observer.MAX:
         for result in _run(graph, images, "candidates", progress):
             candidates.update(result)
-    formats, arguments = candidates.formats(), candidates.arguments()
-    plan, reference = make_plan(graph, formats, arguments, config), graph
-    chosen: dict[str, ConvCodes] = {}
-    by_images = config.bias_correction and config.bias_correction_by is CorrectBy.IMAGES
-    if config.adaround is not None:
-        graph, chosen = adaround(graph, plan, images, correct_means=by_images, progress=progress)
-    elif by_images:
-        graph = correct_biases(graph, plan, images, progress)
-    notes: list[str] = []
-    if config.bias_correction and not by_images:
-        graph, notes = _correct_by_moments(graph, adopt_codes(graph, plan, chosen), moments)
-    plan = adopt_codes(graph, make_plan(graph, formats, arguments, config), chosen)
-    return Calibrated(graph, replace(plan, notes=[*plan.notes, *notes]), reference)
+    return _make_legal(graph, candidates, images, moments, progress)
 
 
 def _reshape_channels(
@@ -135,14 +126,36 @@ def _reshape_channels(
     return graph, changed_moments(moments, exponents, absorbed)
 
 
-def _correct_by_moments(
-    graph: FoldedGraph, plan: QuantPlan, moments: dict[str, Moments]
-) -> tuple[FoldedGraph, list[str]]:
-    graph, unknown = correct_biases_analytically(graph, plan, moments)
-    if not unknown:
-        return graph, []
-    names = ", ".join(unknown)
-    return graph, [f"bias correction by batch_norm: nothing is known of some channels that these layers read: {names}"]
+def _make_legal(
+    reference: FoldedGraph,
+    candidates: _Candidates,
+    images: list[ImageBatch],
+    moments: dict[str, Moments],
+    progress: Progress | None,
+) -> Calibrated:
+    """Move the observers' formats where the target asks for it, round the weights, correct what rounding does."""
+    config = candidates.config
+    formats, arguments = candidates.formats(), candidates.arguments()
+    legaliser = Legaliser(candidates.groups, formats, arguments, config)
+    legaliser.check_structure(reference)
+    report = LegalReport(config.profile.name)
+    measured = legaliser.needed(reference)
+    if measured:
+        legaliser.measure(_run(reference, images, "target", progress), images)
+        formats, arguments, report = legaliser.solve(reference)
+    plan = make_plan(reference, formats, arguments, config)
+    corrected = correct_rounding(reference, plan, images, moments, progress)
+    if corrected.graph is not reference and (measured or legaliser.needed(corrected.graph)):  # other biases
+        if not measured:
+            legaliser.measure(_run(reference, images, "target", progress), images)
+        formats, arguments, report = legaliser.solve(corrected.graph)
+        if corrected.chosen and formats != {name: plan.formats[name] for name in formats}:
+            plan = make_plan(reference, formats, arguments, config)
+            corrected = correct_rounding(reference, plan, images, moments, progress)
+    plan = make_plan(corrected.graph, formats, arguments, config)
+    plan = adopt_codes(corrected.graph, plan, corrected.chosen)
+    notes = [*map(str, report.changes), *plan.notes, *corrected.notes]
+    return Calibrated(corrected.graph, replace(plan, notes=notes), reference, report)
 
 
 def _check_overrides(graph: FoldedGraph, config: QuantConfig) -> None:
@@ -180,8 +193,8 @@ def make_plan(
             code = arguments[node.name]
             tables[node.name] = build_table(node.activation, code, formats[node.name], config)
         if isinstance(node, G.FoldedConv):
-            slope_shift = config.leaky.shift if node.activation == "leaky" else 0
-            context = ConvContext(formats[node.inputs[0]], code, slope_shift)
+            slope = (config.leaky.shift, config.leaky.mul) if node.activation == "leaky" else (0, 1)
+            context = ConvContext(formats[node.inputs[0]], code, *slope)
             convs[node.name], note = quantise_conv(node, context, config)
             notes += [note] if note else []
     return QuantPlan(config, formats, convs, tables, notes)

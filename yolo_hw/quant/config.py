@@ -4,15 +4,24 @@
 from __future__ import annotations
 
 import fnmatch
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
+from typing import Any
 
 from yolo_hw.errors import QuantError
 from yolo_hw.fixedpoint import Overflow, Rounding
 from yolo_hw.intgraph.requant import NumericContract
+from yolo_hw.intgraph.target import TargetProfile
+from yolo_hw.intgraph.target_profiles import GENERIC, find_target
 
 BITS = (*range(2, 9), 16)
 """Word lengths of weights and activations."""
+
+DEFAULT_BITS = 8
+
+_OF_TARGET: Any = None
+"""Default of the options that the target decides; `QuantConfig` replaces it by the target's value."""
 
 
 class Observer(str, Enum):
@@ -88,6 +97,9 @@ class LeakySlope:
                 f"leaky slope: mul must be in [1, 65535] and shift in [0, 31], got {self.mul}, {self.shift}"
             )
 
+    def __str__(self) -> str:
+        return f"{self.mul}/{self.shift}"
+
 
 @dataclass(frozen=True)
 class Override:
@@ -123,18 +135,20 @@ class Override:
 class QuantConfig:
     """How a network is brought to integers."""
 
-    w_bits: int = 8
-    """Bits of the weights, sign included."""
-    a_bits: int = 8
-    """Bits of the activations."""
+    target: str | TargetProfile = GENERIC.name
+    """What will compute the network: a name of `TARGETS`, a profile file (.toml, .json), or a profile."""
+    w_bits: int = _OF_TARGET
+    """Bits of the weights, sign included. Default: 8 where the target has them, else its most."""
+    a_bits: int = _OF_TARGET
+    """Bits of the activations, with the same default."""
     w_observer: Observer = Observer.MSE
     """Chooses the weights' fraction bits."""
     a_observer: Observer = Observer.MSE
     """Chooses the activations' fraction bits."""
     percentile: float = 99.99
     """For `Observer.PERCENTILE`, in percent."""
-    per_channel: bool = True
-    """One number of fraction bits per output channel of the weights, else one per layer."""
+    per_channel: bool = _OF_TARGET
+    """One number of fraction bits per output channel of the weights, else one per layer. Default: as the target can."""
     equalise: float | None = 0.5
     """Strength of channel equalisation behind dense convolutions in [0, 1]; depthwise ones get all of it; None: off."""
     equalise_by: EqualiseBy = EqualiseBy.ACTIVATIONS
@@ -147,28 +161,47 @@ class QuantConfig:
     """Where the mean error comes from."""
     adaround: AdaRoundConfig | None = None
     """Round weights up or down so that each layer's output stays closest; None rounds to nearest."""
-    unsigned: bool = True
-    """Activations that cannot be negative (after relu, logistic, ...) use unsigned codes."""
+    unsigned: bool = _OF_TARGET
+    """Activations that cannot be negative (after relu, ...) use unsigned codes. Default: if the target can."""
     overrides: tuple[Override, ...] = ()
     """Per-layer word lengths; the last match wins."""
-    rounding: Rounding = Rounding.HALF_UP
-    """Rounding of weights, activations and of the datapath alike."""
-    overflow: Overflow = Overflow.SATURATE
-    """What happens to values outside their format."""
-    leaky: LeakySlope = field(default_factory=LeakySlope)
-    """Integer form of leaky's slope."""
+    rounding: Rounding = _OF_TARGET
+    """Rounding of weights, activations and of the datapath alike. Default: the target's, half_up if it has any."""
+    overflow: Overflow = _OF_TARGET
+    """What happens to values outside their format. Default: the target's, saturate if it has any."""
+    leaky: LeakySlope = _OF_TARGET
+    """Integer form of leaky's slope. Default: the target's, 51 / 2**9 if it has any."""
 
     def __post_init__(self) -> None:
-        for name, bits in (("w_bits", self.w_bits), ("a_bits", self.a_bits)):
-            _check_bits(name, bits)
+        for name, allowed in _target_options(self.profile).items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, allowed[0])
+            if name in ("w_bits", "a_bits"):
+                _check_bits(name, getattr(self, name))
+            if self.profile.leaky is not None or name != "leaky":
+                self._check_target(name, getattr(self, name), allowed)
         for override in self.overrides:
             for name, maybe in (("w", override.w_bits), ("a", override.a_bits)):
                 if maybe is not None:
                     _check_bits(f"{override.pattern}:{name}", maybe)
+                    allowed = self.profile.w_bits if name == "w" else self.profile.a_bits
+                    self._check_target(f"{override.pattern}:{name}", maybe, allowed)
         if self.equalise is not None and not 0 <= self.equalise <= 1:
             raise QuantError(f"equalise must be in [0, 1], got {self.equalise}")
         if not 50 < self.percentile <= 100:
             raise QuantError(f"percentile must be in (50, 100], got {self.percentile}")
+
+    def _check_target(self, option: str, found: object, allowed: tuple[object, ...]) -> None:
+        if found not in allowed:
+            known = ", ".join(_text(value) for value in allowed)
+            raise QuantError(
+                f"{option}={_text(found)} is not possible on target '{self.profile.name}', which has {known}"
+            )
+
+    @cached_property
+    def profile(self) -> TargetProfile:
+        """The target."""
+        return find_target(self.target) if isinstance(self.target, str) else self.target
 
     def weight_bits(self, name: str) -> int:
         """Return the weight bits of layer `name`."""
@@ -182,9 +215,35 @@ class QuantConfig:
 
     @property
     def contract(self) -> NumericContract:
-        """The arithmetic of the integer graph: 32-bit accumulators, 48-bit ones if any word has more than 8 bits."""
+        """The arithmetic of the integer graph.
+
+        Accumulators have 32 bits, or 48 if any word has more than 8 bits and the target has more than 32.
+        """
         widest = max(self.w_bits, self.a_bits, *[b or 0 for o in self.overrides for b in (o.w_bits, o.a_bits)], 0)
-        return NumericContract(self.rounding, self.overflow, 32 if widest <= 8 else 48)
+        return NumericContract(self.rounding, self.overflow, 32 if widest <= 8 or self.profile.acc_bits <= 32 else 48)
+
+
+def _target_options(profile: TargetProfile) -> dict[str, tuple[Any, ...]]:
+    """Return what the target allows of every option it decides, the default first."""
+    slopes = (LeakySlope(),) if profile.leaky is None else tuple(LeakySlope(*slope) for slope in profile.leaky)
+    return {
+        "w_bits": _default_first(profile.w_bits),
+        "a_bits": _default_first(profile.a_bits),
+        "per_channel": (True, False) if profile.per_channel else (False,),
+        "unsigned": (True, False) if profile.unsigned else (False,),
+        "rounding": profile.roundings,
+        "overflow": profile.overflows,
+        "leaky": slopes,
+    }
+
+
+def _default_first(bits: tuple[int, ...]) -> tuple[int, ...]:
+    default = DEFAULT_BITS if DEFAULT_BITS in bits else max(bits)
+    return (default, *(b for b in bits if b != default))
+
+
+def _text(value: object) -> str:
+    return str(value.value if isinstance(value, Enum) else value)
 
 
 def _check_bits(name: str, bits: int) -> None:

@@ -2,7 +2,8 @@
 """Format groups: tensors that must share one format because codes are handed on unchanged between them.
 
 Max pooling, concat, slice, upsample and reorg only move codes. Their inputs and output form a group, so a
-route stays an address in the accelerator's memory.
+route stays an address in the accelerator's memory. On targets that cannot align the inputs of an add, these form a
+group, too.
 """
 
 from __future__ import annotations
@@ -58,6 +59,9 @@ def format_groups(graph: FoldedGraph, config: QuantConfig) -> list[FormatGroup]:
         if node.moves:
             for source in node.inputs:
                 parent[root(source)] = root(node.name)
+        elif config.profile.equal_add and isinstance(node, G.FoldedAdd):
+            for source in node.inputs[1:]:
+                parent[root(source)] = root(node.inputs[0])
     grouped: dict[str, list[FoldedNode]] = {}
     for node in graph.nodes:
         grouped.setdefault(root(node.name), []).append(node)

@@ -10,6 +10,7 @@ from yolo_hw.intgraph import nodes as N
 from yolo_hw.intgraph.check import check_graph
 from yolo_hw.intgraph.graph import INPUT, IntGraph, Output
 from yolo_hw.intgraph.nodes import Activation, Node, TensorInfo
+from yolo_hw.intgraph.violations import violations
 from yolo_hw.quant import folded as G
 from yolo_hw.quant.folded import FoldedGraph, FoldedNode
 from yolo_hw.quant.plan import QuantPlan
@@ -24,24 +25,34 @@ def lower_graph(graph: FoldedGraph, plan: QuantPlan) -> IntGraph:
         plan: Formats and codes from `calibrate`.
 
     Returns:
-        A graph that passes `check_graph`; its node names are those of the folded graph.
+        A graph that passes `check_graph` and that the plan's target can compute; its node names are those of the folded
+        graph.
 
     Raises:
         GraphError: The plan violates an invariant.
+        QuantError: The plan breaks a rule of its target.
     """
     if not graph.nodes:
         raise QuantError(f"{graph.name}: no layer computes anything")
+    lowered = build_graph(graph, plan)
+    check_graph(lowered)
+    profile = plan.config.profile
+    for violation in violations(lowered, profile):
+        raise QuantError(f"{graph.name}: {violation} on target '{profile.name}'")
+    return lowered
+
+
+def build_graph(graph: FoldedGraph, plan: QuantPlan) -> IntGraph:
+    """Do what `lower_graph` does, without a check."""
     tensors = {INPUT: TensorInfo(graph.input_shape, plan.formats[INPUT])}
     tensors |= {node.name: TensorInfo(node.shape, plan.formats[node.name]) for node in graph.nodes}
-    lowered = IntGraph(
+    return IntGraph(
         name=graph.name,
         contract=plan.config.contract,
         nodes=tuple(_LOWER[type(node)](node, plan) for node in graph.nodes),
         tensors=tensors,
         outputs=tuple(Output(tensor, head) for tensor, head in graph.outputs),
     )
-    check_graph(lowered)
-    return lowered
 
 
 def _activation(node: FoldedNode, plan: QuantPlan) -> Activation:
