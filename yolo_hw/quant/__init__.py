@@ -6,6 +6,7 @@ from yolo_hw.quant.config import LeakySlope, Observer, Override, QuantConfig
 from yolo_hw.quant.fold import fold_model
 from yolo_hw.quant.lower import lower_graph
 from yolo_hw.quant.post_training import quantise_model
+from yolo_hw.quant.trace_module import trace_module
 
 __all__ = [
     "Calibrated",
@@ -17,4 +18,5 @@ __all__ = [
     "fold_model",
     "lower_graph",
     "quantise_model",
+    "trace_module",
 ]
