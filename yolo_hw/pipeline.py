@@ -30,7 +30,7 @@ from yolo_hw.intgraph.graph import IntGraph
 from yolo_hw.nn.darknet import DARKNET_BN_EPS, Darknet, load_darknet
 from yolo_hw.quant.calibrate import Calibrated, ImageBatch, calibrate
 from yolo_hw.quant.config import QuantConfig
-from yolo_hw.quant.fold import fold_model
+from yolo_hw.quant.fold import trace_darknet
 from yolo_hw.quant.lower import lower_graph
 from yolo_hw.quant.moments import batch_norm_moments
 from yolo_hw.quant.ptq_search import SearchProgress, SearchResult, search_ptq
@@ -158,13 +158,9 @@ def calibrate_model(state: CompileState) -> None:
         )
         state.calibrated = state.search.calibrated
         return
-    state.calibrated = calibrate(
-        fold_model(state.model),
-        batches,
-        state.config.quant,
-        state.progress.advance,
-        batch_norm_moments(state.model),
-    )
+    traced = trace_darknet(state.model)
+    moments = batch_norm_moments(traced)
+    state.calibrated = calibrate(traced.graph, batches, state.config.quant, state.progress.advance, moments)
 
 
 def search_line(done: SearchProgress) -> str:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from yolo_hw.darknet.layers import ACTIVATIONS
-from yolo_hw.nn.activations import ACTIVATION_FUNCTIONS, activate
+from yolo_hw.errors import QuantError
+from yolo_hw.nn.activations import ACTIVATION_FUNCTIONS, activate, parametric_name
 
 SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772  # Klambauer et al., 2017, equation 14
 
@@ -98,3 +99,29 @@ def test_literal_value(name, x, y):
 def test_large_inputs_stay_finite(name):
     y = activate(name, torch.tensor([-1e4, 1e4]))
     assert torch.isfinite(y).all()
+
+
+PARAMETRIC = {
+    "leaky_0p2": ("leaky", (0.2,), lambda x: x if x > 0 else 0.2 * x),
+    "leaky_0p20000000298023224": ("leaky", (0.20000000298023224,), lambda x: x if x > 0 else 0.20000000298023224 * x),
+    "leaky_1em05": ("leaky", (1e-5,), lambda x: x if x > 0 else 1e-5 * x),
+    "elu_0p5": ("elu", (0.5,), lambda x: x if x > 0 else 0.5 * math.expm1(x)),
+    "clamp_m0p25_1p5": ("clamp", (-0.25, 1.5), lambda x: min(max(x, -0.25), 1.5)),
+    "clamp_minf_1e20": ("clamp", (-math.inf, 1e20), lambda x: x),
+    "gelu_erf": ("gelu_erf", (), lambda x: 0.5 * x * (1 + math.erf(x / math.sqrt(2)))),
+    "softplus": ("softplus", (), lambda x: math.log1p(math.exp(x))),
+}
+
+
+@pytest.mark.parametrize("name", PARAMETRIC)
+def test_functions_with_numbers_in_their_names(name):
+    function, parameters, scalar = PARAMETRIC[name]
+    assert parametric_name(function, *parameters) == name
+    x = torch.linspace(-6, 6, 97, dtype=torch.float64)
+    wanted = torch.tensor([scalar(float(v)) for v in x], dtype=torch.float64)
+    torch.testing.assert_close(activate(name, x), wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_names_that_are_too_long_for_a_graph_file():
+    with pytest.raises(QuantError, match=r"clamp: the parameters .* have too many digits"):
+        parametric_name("clamp", -1 / 3, 1 / 3)

@@ -15,6 +15,7 @@ from yolo_hw.errors import QuantError
 from yolo_hw.nn.activations import activate
 from yolo_hw.quant import CorrectBy, QuantConfig, batch_norm_moments, calibrate, fold_model, quantise_model
 from yolo_hw.quant.bias_correction import correct_biases_analytically
+from yolo_hw.quant.fold import trace_darknet
 from yolo_hw.quant.moments import Moments, activated_mean, changed_moments, expected_maps
 
 BY_NORM = QuantConfig(bias_correction_by=CorrectBy.BATCH_NORM)
@@ -49,7 +50,7 @@ def test_moments_follow_the_graph():
     cfg.section("maxpool", size=2, stride=2)
     cfg.conv(4, activation="leaky", batch_normalize=0)
     model = make_net(cfg.text())
-    means = expected_maps(fold_model(model), batch_norm_moments(model))
+    means = expected_maps(fold_model(model), batch_norm_moments(trace_darknet(model)))
     first, second = (model.block(f"conv_{i}").bn.bias.detach().double().numpy() for i in (0, 1))
     np.testing.assert_allclose(means["shortcut_2"], first + second)
     assert np.isnan(means["input"]).all()
@@ -73,7 +74,7 @@ def test_the_correction_is_the_weights_error_times_the_mean():
     model = make_net(cfg.text())
     graph, config = fold_model(model), QuantConfig(w_bits=4, equalise=None, bias_correction=False)
     calibrated = calibrate(graph, [make_images(model)], config)
-    moments = batch_norm_moments(model)
+    moments = batch_norm_moments(trace_darknet(model))
     corrected, unknown = correct_biases_analytically(graph, calibrated.plan, moments)
     assert unknown == ["conv_0"]
     codes, node = calibrated.plan.convs["conv_1"], graph.nodes[1]
@@ -94,7 +95,7 @@ def test_means_of_a_trained_network_come_back_without_images(equalise):
     drifts = {}
     for corrected in (False, True):
         config = replace(BY_NORM, w_bits=4, a_bits=16, equalise=equalise, bias_correction=corrected)
-        calibrated = calibrate(fold_model(model), [images], config, None, batch_norm_moments(model))
+        calibrated = calibrate(fold_model(model), [images], config, None, batch_norm_moments(trace_darknet(model)))
         drifts[corrected] = head_drift(model, calibrated)
     assert drifts[True] < 0.75 * drifts[False]
 
@@ -114,7 +115,9 @@ def test_batch_norms_must_be_given():
 
 def test_layers_of_which_nothing_is_known_are_named():
     model = make_net(net_cfg(["spp", "leaky"]))
-    calibrated = calibrate(fold_model(model), [make_images(model)], BY_NORM, None, batch_norm_moments(model))
+    calibrated = calibrate(
+        fold_model(model), [make_images(model)], BY_NORM, None, batch_norm_moments(trace_darknet(model))
+    )
     (note,) = (note for note in calibrated.plan.notes if note.startswith("bias correction by batch_norm"))
     assert "conv_0" in note
     readers = {node.name for node in calibrated.graph.nodes if any("route" in name for name in node.inputs)}

@@ -15,6 +15,7 @@ from yolo_hw.quant.fold import fold_model
 from yolo_hw.quant.lower import lower_graph
 from yolo_hw.quant.moments import batch_norm_moments
 from yolo_hw.quant.post_training import quantise_model
+from yolo_hw.quant.trace_module import trace_module
 
 __all__ = [
     "AdaRoundConfig",
@@ -30,4 +31,5 @@ __all__ = [
     "fold_model",
     "lower_graph",
     "quantise_model",
+    "trace_module",
 ]

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from yolo_hw.darknet.layers import Shape
 from yolo_hw.errors import QuantError, nearest
 from yolo_hw.fixedpoint import FixedPoint
 from yolo_hw.intgraph.graph import INPUT, INPUT_FORMAT
@@ -41,6 +42,18 @@ ImageBatch = npt.NDArray[np.uint8]
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of the pass, batches done and batches in all."""
+
+
+def shape_of(images: list[ImageBatch]) -> Shape:
+    """Return the shape of one image.
+
+    Raises:
+        QuantError: There is no image.
+    """
+    if not images:
+        raise QuantError("calibration needs at least one image")
+    _, h, w, c = images[0].shape
+    return Shape(c, h, w)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,13 +97,12 @@ def calibrate(
             moments where they are needed.
     """
     images = list(batches)
-    if not images:
-        raise QuantError("calibration needs at least one image")
+    shape_of(images)
     _check_overrides(graph, config)
     if config.bias_correction and config.bias_correction_by is CorrectBy.BATCH_NORM and moments is None:
         raise QuantError(
             f"{graph.name}: bias correction by batch_norm needs the batch norms' statistics: pass "
-            "moments=batch_norm_moments(model)"
+            "moments=batch_norm_moments(traced)"
         )
     graph = cast_image(graph, config)
     graph, moments = _reshape_channels(graph, images, config, moments or {}, progress)

@@ -24,12 +24,11 @@ import torch
 
 from yolo_hw.intgraph.graph import INPUT
 from yolo_hw.nn.activations import LEAKY_SLOPE, activate
-from yolo_hw.nn.blocks import BatchNormBlock, ConnectedBlock, ConvBlock
-from yolo_hw.nn.darknet import Darknet
 from yolo_hw.quant import folded as G
 from yolo_hw.quant.equalise import Exponents
 from yolo_hw.quant.execute import raw_result
 from yolo_hw.quant.folded import Float64Array, FoldedConv, FoldedGraph, FoldedNode
+from yolo_hw.quant.source import TracedModel, norm_vectors
 
 QUADRATURE_POINTS = 64
 
@@ -41,17 +40,14 @@ class Moments(NamedTuple):
     std: Float64Array
 
 
-def batch_norm_moments(model: Darknet) -> dict[str, Moments]:
+def batch_norm_moments(traced: TracedModel) -> dict[str, Moments]:
     """Return the moments behind every batch norm of a model, by the names of its folded nodes."""
     found: dict[str, Moments] = {}
-    for layer in model.network.layers:
-        block = model.block(layer.name)
-        if isinstance(block, (ConvBlock, ConnectedBlock, BatchNormBlock)) and block.bn is not None:
-            scale, var, beta = (
-                block.parameter_of(role).detach().double().cpu().numpy() for role in ("scale", "var", "bias")
-            )
+    for name, source in traced.sources.items():
+        if source.norm is not None:
+            scale, beta, _, var = (vector.detach().double().cpu().numpy() for vector in norm_vectors(source.norm))
             var = np.maximum(var, 0)
-            found[layer.name] = Moments(beta, np.abs(scale) * np.sqrt(var / (var + block.bn.eps)))
+            found[name] = Moments(beta, np.abs(scale) * np.sqrt(var / (var + source.norm.eps)))
     return found
 
 

@@ -5,22 +5,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from torch import nn
+
 from yolo_hw.intgraph.graph import IntGraph
-from yolo_hw.nn.darknet import Darknet
-from yolo_hw.quant.calibrate import ImageBatch, Progress, calibrate
+from yolo_hw.quant.calibrate import ImageBatch, Progress, calibrate, shape_of
 from yolo_hw.quant.config import QuantConfig
-from yolo_hw.quant.fold import fold_model
+from yolo_hw.quant.fold import trace_model
 from yolo_hw.quant.lower import lower_graph
 from yolo_hw.quant.moments import batch_norm_moments
 
 
 def quantise_model(
-    model: Darknet, batches: Iterable[ImageBatch], config: QuantConfig | None = None, progress: Progress | None = None
+    model: nn.Module, batches: Iterable[ImageBatch], config: QuantConfig | None = None, progress: Progress | None = None
 ) -> IntGraph:
     """Bring a float model into integers: fold batch norms, choose formats on images, round, lower.
 
     Args:
-        model: A darknet model; it is not changed.
+        model: A darknet model, or any module of images [N, C, H, W] in [0, 1] that `trace_module` can follow; it is not
+            changed.
         batches: Calibration images [N, H, W, C] uint8 of the network's input size.
         config: Word lengths, observers, rounding.
         progress: Called after every batch.
@@ -31,6 +33,8 @@ def quantise_model(
     Raises:
         QuantError: No image, values that are not finite, or a layer without legal integer form.
     """
-    moments = batch_norm_moments(model)
-    calibrated = calibrate(fold_model(model), batches, config or QuantConfig(), progress, moments)
+    images = list(batches)
+    traced = trace_model(model, shape_of(images))
+    moments = batch_norm_moments(traced)
+    calibrated = calibrate(traced.graph, images, config or QuantConfig(), progress, moments)
     return lower_graph(calibrated.graph, calibrated.plan)

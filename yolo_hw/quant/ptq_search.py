@@ -26,7 +26,7 @@ from yolo_hw.nn.darknet import Darknet
 from yolo_hw.quant.calibrate import Calibrated, ImageBatch, calibrate
 from yolo_hw.quant.config import AdaRoundConfig, CorrectBy, EqualiseBy, Observer, QuantConfig
 from yolo_hw.quant.execute import float_parameters, run_folded
-from yolo_hw.quant.fold import fold_model
+from yolo_hw.quant.fold import fold_model, trace_darknet
 from yolo_hw.quant.folded import Float64Array, FoldedGraph
 from yolo_hw.quant.lower import lower_graph
 from yolo_hw.quant.moments import batch_norm_moments
@@ -199,8 +199,8 @@ class _Search:
     def __init__(
         self, model: Darknet, batches: list[ImageBatch], score: Score, base: QuantConfig, log: SearchLog
     ) -> None:
-        self.graph = fold_model(model)
-        self.moments = batch_norm_moments(model)
+        traced = trace_darknet(model)
+        self.graph, self.moments = traced.graph, batch_norm_moments(traced)
         self.batches = batches
         self.score = score
         self.base = base
