@@ -52,7 +52,7 @@ def quantise_conv(node: FoldedConv, around: ConvContext, config: QuantConfig) ->
     """
     bits = config.weight_bits(node.name)
     matrix = node.weight.reshape(node.weight.shape[0], -1)
-    wanted = _choose_fracs(matrix if config.per_channel else matrix.reshape(1, -1), bits, config)
+    wanted = choose_fracs(matrix if config.per_channel else matrix.reshape(1, -1), bits, config)
     wanted = np.broadcast_to(wanted, (matrix.shape[0],))
     contract = config.contract
     shift_max = contract.max_shift - around.slope_shift
@@ -80,8 +80,17 @@ def quantise_conv(node: FoldedConv, around: ConvContext, config: QuantConfig) ->
     return codes, note if repaired else ""
 
 
-def _choose_fracs(rows: Float64Array, bits: int, config: QuantConfig) -> IntArray:
-    """Return the fraction bits of every row: the observer's best of the candidates from no clipping upwards."""
+def choose_fracs(rows: Float64Array, bits: int, config: QuantConfig) -> IntArray:
+    """Return the fraction bits of every row: the observer's best of the candidates from no clipping upwards.
+
+    Args:
+        rows: [rows, values].
+        bits: Word length.
+        config: Observer and rounding.
+
+    Returns:
+        [rows]; bits - 1 where there are only zeros.
+    """
     fmt = FixedPoint(bits, 0)
     limits = np.maximum(rows.max(1) / (fmt.hi + 0.49), -rows.min(1) / -(fmt.lo - 0.5))
     if config.w_observer is Observer.PERCENTILE:
