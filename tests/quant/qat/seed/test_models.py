@@ -46,8 +46,8 @@ def test_a_calibrated_model_is_near_the_float_one(method, norm_fold):
     model = make_net(net_cfg(["leaky", "shortcut", "leaky"]))
     bits = QuantConfig(w_bits=8, a_bits=16) if method is ScaleMethod.DOREFA else QuantConfig(w_bits=16, a_bits=16)
     qat = prepare_qat(model, bits, qat=both(method, norm_fold=norm_fold), batches=[make_images(model)])
-    # google clips up to a third of every tensor's largest value, dorefa whatever is beyond 10
-    share = {ScaleMethod.GOOGLE: 0.6, ScaleMethod.DOREFA: 0.1}.get(method, 0.01)
+    # google clips up to a third of every tensor's largest value, dorefa's tangent shortens large weights
+    share = {ScaleMethod.GOOGLE: 0.6, ScaleMethod.DOREFA: 0.2}.get(method, 0.01)
     with torch.no_grad():
         for found, wanted in zip(qat(images_of(model)), model(images_of(model)), strict=True):
             assert (found - wanted).abs().max() < share * wanted.abs().max()
