@@ -39,6 +39,26 @@ def test_float_steps_train_and_evaluate_every_layer_kind(method, block):
     assert all(y.isfinite().all() for y in qat(images_of(model)))
 
 
+@pytest.mark.parametrize(
+    "qat",
+    [
+        QatConfig(w_scale=ScaleMethod.TQT, a_scale=ScaleMethod.GOOGLE_FLOAT),
+        QatConfig(w_scale=ScaleMethod.DOREFA, a_scale=ScaleMethod.LSQ),
+        QatConfig(norm_fold=NormFold.NONE),
+    ],
+    ids=["weights", "activations", "folds"],
+)
+def test_powers_of_two_train_beside_what_has_no_integer_form(qat):
+    model = random_net(7)
+    prepared = trained_qat(model, QuantConfig(), qat)
+    assert all(y.isfinite().all() for y in prepared(images_of(model)))
+    frozen = copy.deepcopy(prepared).train()
+    frozen.freeze_norms()
+    frozen.freeze_scales()
+    for one, two in zip(frozen(images_of(model)), prepared(images_of(model)), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("norm_fold", [NormFold.BATCH, NormFold.NONE])
 @pytest.mark.parametrize("method", [*POWERS, *FLOATS])
 def test_a_calibrated_model_is_near_the_float_one(method, norm_fold):
