@@ -9,16 +9,20 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import click
 import torch
+from torch import nn
 
 from yolo_hw.atomic import atomic_file
 from yolo_hw.data.augment import AugmentConfig
 from yolo_hw.data.dataset import DetectionDataset, open_dataset
+from yolo_hw.evaluate import FloatRunner, HeadRunner, IntRunner
 from yolo_hw.nn.darknet import Darknet, load_darknet
+from yolo_hw.quant.qat import QatModel, lower_model
 from yolo_hw.train import (
     CachedImages,
     Callback,
@@ -65,40 +69,53 @@ def trained_model() -> Darknet:
     return load_darknet(CFG, WEIGHTS)
 
 
-def open_images() -> Images:
-    """Open the training and validation images."""
+def open_images(count: int | None = None) -> Images:
+    """Open the training and validation images; of both the first `count`, if given."""
     root = Path(os.environ.get("YOLO_HW_DATA", "../shared/data")) / "bccd" / "BCCD"
-    training, held_out = (open_dataset(root, None, split=split) for split in ("train", "val"))
+    sets = (open_dataset(root, None, split=split) for split in ("train", "val"))
+    training, held_out = (replace(dataset, items=dataset.items[:count]) for dataset in sets)
     return Images(
         CachedImages(FittedImages(DatasetImages(training), load_darknet(CFG).network.input), 2 << 30), held_out
     )
 
 
+def runner_of(model: nn.Module) -> HeadRunner:
+    """Return what measures a model: the integer engine where it has an integer form."""
+    if isinstance(model, QatModel) and model.obstacle is None:
+        return IntRunner(lower_model(model), threads=torch.get_num_threads())
+    return FloatRunner(cast(Darknet, model))
+
+
 def train(
-    model: Darknet,
+    model: Darknet | QatModel,
     images: Images,
     config: TrainConfig,
     checkpoint: Path,
     *,
     callbacks: Sequence[Callback] = (),
     regularisers: Sequence[Regulariser] = (),
+    every_epochs: int = EVERY_EPOCHS,
 ) -> TrainState:
     """Train with the loss the detector was trained with; goes on with a checkpoint that is there."""
     loss = detection_loss(model.network, box_gradient="exact", box_weight=5.0)
-    evaluate = Evaluate(MeasureDetector(images.held_out), EVERY_EPOCHS, 0, _show)
+    evaluate = Evaluate(MeasureDetector(images.held_out, make_runner=runner_of), every_epochs, 0, _show)
     saves = SaveCheckpoint(checkpoint, 10_000, resume=checkpoint.exists())
     everything = [*callbacks, evaluate, saves]
     return fit(model.train(), images.source, config, loss=loss, regularisers=regularisers, callbacks=everything)
 
 
-def measure(model: Darknet, images: Images) -> dict[str, float]:
+def measure(model: Darknet | QatModel, images: Images) -> dict[str, float]:
     """Return AP50 and AP50:95 on the validation images."""
-    _, figures = MeasureDetector(images.held_out)(model.eval())
+    _, figures = MeasureDetector(images.held_out, make_runner=runner_of)(model.eval())
     return {name: figures[name] for name in ("ap50", "ap")}
 
 
 def fine_tuned(
-    model: Darknet, images: Images, config: TrainConfig, checkpoint: Path, callbacks: Sequence[Callback] = ()
+    model: Darknet | QatModel,
+    images: Images,
+    config: TrainConfig,
+    checkpoint: Path,
+    callbacks: Sequence[Callback] = (),
 ) -> Row:
     """Measure, train, measure: a row with the figures before and those of the fittest epoch."""
     before = {f"{name}_before": value for name, value in measure(model, images).items()}

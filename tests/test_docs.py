@@ -19,6 +19,7 @@ from hls_export.verify import BEFORE, CHECKS
 from yolo_hw import assets
 from yolo_hw.cli.main import VERBS, main
 from yolo_hw.data.synthetic import generate_scene
+from yolo_hw.quant.qat import ScaleMethod
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("csrc/*.md")])
@@ -36,6 +37,12 @@ def test_bundle_page_names_every_check() -> None:
     page = (ROOT / "docs" / "bundle.md").read_text("utf-8").split("## Verification")[1]
     named = set(re.findall(r"^\| ([\w*-]+) \|", page, re.MULTILINE)) - {"check"}
     assert named == set(BEFORE) | {re.sub(r"^engine-.*", "engine-*", name) for name in CHECKS}
+
+
+def test_quantisers_page_names_every_scale_method() -> None:
+    page = (ROOT / "docs" / "quantisers.md").read_text("utf-8").split("## ")[0]
+    rows = re.findall(r"^\| `([\w-]+)` \|.*\| (yes|no) \|$", page, re.MULTILINE)
+    assert rows == [(method.value, "yes" if method.power_of_two else "no") for method in ScaleMethod]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

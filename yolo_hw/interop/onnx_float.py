@@ -26,8 +26,9 @@ from yolo_hw.intgraph.nodes import Node
 from yolo_hw.nn.blocks import BatchNormBlock, ConnectedBlock, ConvBlock
 from yolo_hw.nn.darknet import Darknet
 from yolo_hw.quant import folded as F
-from yolo_hw.quant.fold import PIXEL_GAIN, fold_model
+from yolo_hw.quant.fold import fold_model
 from yolo_hw.quant.folded import Float64Array, FoldedGraph, FoldedNode
+from yolo_hw.quant.folding import PIXEL_GAIN
 
 ROLES = ("scale", "bias", "mean", "var")
 """The arrays of a batch norm in the order of ONNX BatchNormalization."""

@@ -79,7 +79,7 @@ class WeightFormats:
         self.power = power
         self.bits = config.weight_bits(node.name)
         matrix = node.weight.reshape(node.weight.shape[0], -1)
-        own = _choose_fracs(matrix if config.per_channel else matrix.reshape(1, -1), self.bits, config)
+        own = choose_fracs(matrix if config.per_channel else matrix.reshape(1, -1), self.bits, config)
         self.own = np.broadcast_to(own, (matrix.shape[0],))
         self.empty = ~matrix.any(axis=1)
         self._rounded: dict[bytes, tuple[IntArray, IntArray, Float64Array]] = {}
@@ -190,8 +190,17 @@ def quantise_conv(node: FoldedConv, around: ConvContext, config: QuantConfig) ->
     return codes, note if choice.repaired else ""
 
 
-def _choose_fracs(rows: Float64Array, bits: int, config: QuantConfig) -> IntArray:
-    """Return the fraction bits of every row: the observer's best of the candidates from no clipping upwards."""
+def choose_fracs(rows: Float64Array, bits: int, config: QuantConfig) -> IntArray:
+    """Return the fraction bits of every row: the observer's best of the candidates from no clipping upwards.
+
+    Args:
+        rows: [rows, values].
+        bits: Word length.
+        config: Observer and rounding.
+
+    Returns:
+        [rows]; bits - 1 where there are only zeros.
+    """
     fmt = FixedPoint(bits, 0)
     limits = np.maximum(rows.max(1) / (fmt.hi + 0.49), -rows.min(1) / -(fmt.lo - 0.5))
     if config.w_observer is Observer.PERCENTILE:

@@ -20,17 +20,32 @@ class ScaleMethod(str, Enum):
     """The finest step that clips nothing: of a moving average of the batches' ranges, of weights as they are."""
     FIXED = "fixed"
     """Calibration decides, training does not change it."""
+    GOOGLE = "google"
+    """As `RANGE`, but the power of two nearest to the range: up to a third of it is clipped."""
+    GOOGLE_FLOAT = "google-float"
+    """As `GOOGLE` without the power of two."""
+    DOREFA = "dorefa"
+    """Weights on a grid over their own range behind a tanh, activations on a fixed one (Zhou et al., 2016)."""
+    TPSQ = "tpsq"
+    """The threshold itself is trained, the power of two nearest to it clips."""
+    COSINE_PTQ = "cosine-ptq"
+    """Calibration batches vote by cosine similarity, training does not change it."""
 
     @property
     def learns(self) -> bool:
         """Whether the step is a parameter."""
-        return self in (ScaleMethod.TQT, ScaleMethod.LSQ)
+        return self in (ScaleMethod.TQT, ScaleMethod.LSQ, ScaleMethod.TPSQ)
+
+    @property
+    def power_of_two(self) -> bool:
+        """Whether the step is one, without which a tensor has no integer form."""
+        return self not in (ScaleMethod.GOOGLE_FLOAT, ScaleMethod.DOREFA)
 
 
 class NormFold(str, Enum):
     """How a batch norm takes part in training while its statistics still move.
 
-    Once they are frozen all three are one: the weights are folded with the running statistics, as they will be in
+    Once they are frozen all that fold are one: the weights are folded with the running statistics, as they will be in
     hardware.
     """
 
@@ -42,6 +57,14 @@ class NormFold(str, Enum):
     BATCH = "batch"
     """Statistics from a float convolution, fold with them (Jacob et al., CVPR 2018, section 3.2): the weights that are
     quantised change from batch to batch, and once more at the freeze."""
+    NONE = "none"
+    """Do not fold: the weights are quantised without the norm, which stays a float operation behind the convolution. It
+    has no integer form; for comparison."""
+
+    @property
+    def folds(self) -> bool:
+        """Whether the norm is part of the weights that are quantised."""
+        return self is not NormFold.NONE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +78,7 @@ class QatConfig:
     norm_fold: NormFold = NormFold.ONE_PASS
     """Batch norms before their statistics are frozen."""
     range_momentum: float = 0.1
-    """Weight of a batch in the moving average of `ScaleMethod.RANGE`."""
+    """Weight of a batch in the moving average of `ScaleMethod.RANGE` and the two of google."""
 
     def __post_init__(self) -> None:
         if not 0 < self.range_momentum <= 1:

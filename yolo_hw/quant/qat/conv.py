@@ -30,7 +30,7 @@ class QatConv(nn.Module):
 
     Weight and batch norm stay apart as parameters. With frozen statistics and in evaluation
     :math:`c = \gamma / \sqrt{\sigma_r^2 + \epsilon}` and :math:`b = \beta - \mu_r c`; before the freeze a `NormFold`
-    says what the statistics of the batch do.
+    says what the statistics of the batch do. With `NormFold.NONE` it is :math:`y = (x * Q(w)) c + b`.
 
     Attributes:
         weight: [K, C / groups, R, S], without the batch norm.
@@ -69,25 +69,36 @@ class QatConv(nn.Module):
         self.norm = None if source.norm is None else _copied(source.norm)
         self.register_buffer("norm_frozen", torch.tensor(self.norm is None))
 
-    def forward(self, x: Tensor, x_frac: Tensor, limits: FracLimits) -> Tensor:
+    @property
+    def norm_apart(self) -> bool:
+        """Whether a batch norm stays behind the convolution."""
+        return self.norm is not None and not self.norm_fold.folds
+
+    def forward(self, x: Tensor, x_frac: Tensor | None, limits: FracLimits | None) -> Tensor:
         """Return the accumulators as real values.
 
         Args:
             x: [N, C, H, W], on the grid of `x_frac`.
-            x_frac: [1] fraction bits of x.
-            limits: What the target allows of the weights' fraction bits.
+            x_frac: [1] fraction bits of x; None if the model has no integer form: biases are not rounded then.
+            limits: What the target allows of the weights' fraction bits; None with `x_frac`.
 
         Returns:
             [N, K, H', W'].
         """
-        if not self.training or self.norm_frozen:
-            weight, bias = self.folded()
-            limits = self.limits(limits, bias, x_frac)
-            quantised = self.quantiser(weight, limits)
-            if not self.training:
-                bias = _rounded(bias, self.quantiser.frac(limits) + x_frac, self.quantiser.grid.rounding)
-            return self._convolve(x, quantised, bias)
-        return _TRAINING[self.norm_fold](self, x, x_frac, limits)
+        if self.training and not self.norm_frozen:
+            return _TRAINING[self.norm_fold](self, x, x_frac, limits)
+        if self.norm_apart:
+            return self._affine(self.convolve(x, self.quantiser(self._scaled_weight())))
+        weight, bias = self.folded()
+        limits = self.limits(limits, bias, x_frac)
+        quantised = self.quantiser(weight, limits)
+        if not self.training and x_frac is not None:
+            bias = _rounded(bias, self.quantiser.frac(limits) + x_frac, self.quantiser.grid.rounding)
+        return self.convolve(x, quantised, bias)
+
+    def rounded_weight(self) -> Tensor:
+        """Return what evaluation rounds, [K, C / groups, R, S]."""
+        return self._scaled_weight() if self.norm_apart else self.folded()[0]
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """Return weight and bias, folded with the running statistics."""
@@ -96,8 +107,10 @@ class QatConv(nn.Module):
             return weight, weight.new_zeros(weight.shape[0]) if self.bias is None else self.bias
         return fold_bn(weight, BatchNorm(*norm_vectors(self.norm)), self.bias, eps=self.norm.eps)
 
-    def limits(self, limits: FracLimits, bias: Tensor, x_frac: Tensor) -> FracLimits:
+    def limits(self, limits: FracLimits | None, bias: Tensor, x_frac: Tensor | None) -> FracLimits | None:
         """Return `limits`, and those with which the bias [K] fits its word, for every channel of the quantiser."""
+        if limits is None or x_frac is None:
+            return None
         _, exponent = torch.frexp(bias.detach())  # |bias| < 2**exponent
         exponent = torch.where(bias.detach() == 0, -MAX_ABS_FRAC, exponent)
         highest = torch.minimum(limits.highest, BIAS_BITS - exponent - x_frac)
@@ -107,12 +120,12 @@ class QatConv(nn.Module):
         return FracLimits(lowest, highest)
 
     @torch.no_grad()
-    def codes(self, x_frac: Tensor, limits: FracLimits) -> ConvCodes:
+    def codes(self, x_frac: Tensor, limits: FracLimits | None) -> ConvCodes:
         """Return what evaluation computes with, as integers."""
         weight, bias = self.folded()
-        limits = self.limits(limits, bias, x_frac)
-        frac = self.quantiser.frac(limits).expand(weight.shape[0])
-        codes = torch.ldexp(self.quantiser(weight, limits), frac.reshape(-1, 1, 1, 1))
+        allowed = self.limits(limits, bias, x_frac)
+        frac = self.quantiser.frac(allowed).expand(weight.shape[0])
+        codes = torch.ldexp(self.quantiser(weight, allowed), frac.reshape(-1, 1, 1, 1))
         biases = torch.ldexp(_rounded(bias, frac + x_frac, self.quantiser.grid.rounding).double(), frac + x_frac)
         return ConvCodes(_integers(codes), _integers(frac), _integers(biases), self.quantiser.grid.bits)
 
@@ -127,7 +140,8 @@ class QatConv(nn.Module):
     def _scaled_weight(self) -> Tensor:
         return self.weight if self.gain == 1 else self.weight * self.gain
 
-    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Apply the layer's geometry: x [N, C, H, W], weight like the layer's, bias [K] to [N, K, H', W']."""
         window, padding = self.window, self.window.pad
         if not _is_symmetric(window, x, self.out_size):
             x, padding = pad_windows(x, window, self.out_size, 0.0), (0, 0)
@@ -139,28 +153,28 @@ class QatConv(nn.Module):
         constant = BatchNorm(*(vector.detach().clone() for vector in norm_vectors(self.norm)))
         return constant, constant.gamma / torch.sqrt(constant.var.clamp(min=0) + self.norm.eps)
 
-    def _quantised(self, norm: BatchNorm, x_frac: Tensor, limits: FracLimits) -> Tensor:
+    def _quantised(self, norm: BatchNorm, x_frac: Tensor | None, limits: FracLimits | None) -> Tensor:
         """Fold with `norm` and round."""
         assert self.norm is not None
         weight, bias = fold_bn(self._scaled_weight(), norm, self.bias, eps=self.norm.eps)
         return cast(Tensor, self.quantiser(weight, self.limits(limits, bias, x_frac)))
 
-    def _one_pass(self, x: Tensor, x_frac: Tensor, limits: FracLimits) -> Tensor:
+    def _one_pass(self, x: Tensor, x_frac: Tensor | None, limits: FracLimits | None) -> Tensor:
         """`yolo_hw.ops.qat_conv_bn` with any quantiser."""
         assert self.norm is not None
         constant, factor = self._factor()
-        y = self._convolve(x, self._quantised(constant, x_frac, limits))
+        y = self.convolve(x, self._quantised(constant, x_frac, limits))
         gamma, beta, *_ = norm_vectors(self.norm)
         out, mean, var = batch_norm(y, gamma.abs(), beta, self.norm.eps * factor.square())
         self._update(mean / factor, var / factor.square(), y.numel() // y.shape[1])
         return out
 
-    def _two_pass(self, x: Tensor, x_frac: Tensor, limits: FracLimits) -> Tensor:
+    def _two_pass(self, x: Tensor, x_frac: Tensor | None, limits: FracLimits | None) -> Tensor:
         mean, var, count = self._batch_statistics(x)
         assert self.norm is not None
         constant, _ = self._factor()
         gamma, beta, *_ = norm_vectors(self.norm)
-        y = self._convolve(x, self._quantised(constant, x_frac, limits))
+        y = self.convolve(x, self._quantised(constant, x_frac, limits))
         deviation = torch.sqrt(var + self.norm.eps)
         # gamma / deviation, as the ratio to the constant that the weights hold: gamma passes its gradient here.
         ratio = torch.sqrt(constant.var.clamp(min=0) + self.norm.eps) / deviation * _over(gamma)
@@ -168,18 +182,34 @@ class QatConv(nn.Module):
         self._update(mean, var, count)
         return y * ratio.reshape(1, -1, 1, 1) + bias.reshape(1, -1, 1, 1)
 
-    def _batch(self, x: Tensor, x_frac: Tensor, limits: FracLimits) -> Tensor:
+    def _batch(self, x: Tensor, x_frac: Tensor | None, limits: FracLimits | None) -> Tensor:
         mean, var, count = self._batch_statistics(x)
         assert self.norm is not None
         gamma, beta, *_ = norm_vectors(self.norm)
         norm = BatchNorm(gamma, beta, mean, var)
         weight, bias = fold_bn(self._scaled_weight(), norm, None, eps=self.norm.eps)
         self._update(mean, var, count)
-        return self._convolve(x, self.quantiser(weight, self.limits(limits, bias, x_frac)), bias)
+        return self.convolve(x, self.quantiser(weight, self.limits(limits, bias, x_frac)), bias)
+
+    def _apart(self, x: Tensor, x_frac: Tensor | None, limits: FracLimits | None) -> Tensor:
+        assert self.norm is not None
+        y = self.convolve(x, self.quantiser(self._scaled_weight()))
+        gamma, beta, *_ = norm_vectors(self.norm)
+        out, mean, var = batch_norm(y, gamma, beta, y.new_tensor([self.norm.eps]))
+        self._update(mean, var, y.numel() // y.shape[1])
+        return out
+
+    def _affine(self, y: Tensor) -> Tensor:
+        """Apply bias and batch norm, with the running statistics, to a convolution's result [N, K, H, W]."""
+        assert self.norm is not None
+        gamma, beta, mean, var = norm_vectors(self.norm)
+        factor = gamma / torch.sqrt(var.clamp(min=0) + self.norm.eps)
+        shift = beta + ((0 if self.bias is None else self.bias) - mean) * factor
+        return y * factor.reshape(1, -1, 1, 1) + shift.reshape(1, -1, 1, 1)
 
     def _batch_statistics(self, x: Tensor) -> tuple[Tensor, Tensor, int]:
         """Return mean and biased variance [K] of the float convolution (the bias aside), and values per channel."""
-        y = self._convolve(x, self._scaled_weight())
+        y = self.convolve(x, self._scaled_weight())
         var, mean = torch.var_mean(y, (0, 2, 3), correction=0)
         return mean, var, y.numel() // y.shape[1]
 
@@ -206,6 +236,7 @@ _TRAINING = {
     NormFold.ONE_PASS: QatConv._one_pass,
     NormFold.TWO_PASS: QatConv._two_pass,
     NormFold.BATCH: QatConv._batch,
+    NormFold.NONE: QatConv._apart,
 }
 
 

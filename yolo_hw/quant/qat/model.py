@@ -29,19 +29,23 @@ from yolo_hw.quant.folded import FoldedConv, FoldedGraph, FoldedNode
 from yolo_hw.quant.folding import PIXEL_GAIN
 from yolo_hw.quant.groups import format_groups
 from yolo_hw.quant.plan import QuantPlan
-from yolo_hw.quant.qat.config import QatConfig
+from yolo_hw.quant.qat.config import NormFold, QatConfig, ScaleMethod
 from yolo_hw.quant.qat.conv import QatConv
-from yolo_hw.quant.qat.quantiser import FracLimits, Grid, Quantiser, make_quantiser
+from yolo_hw.quant.qat.methods import make_quantiser
+from yolo_hw.quant.qat.observation import show_batches
+from yolo_hw.quant.qat.quantiser import FracLimits, Grid, Quantiser
 from yolo_hw.quant.qat.shared import share_parameters
 from yolo_hw.quant.source import ConvSource, TracedModel
 from yolo_hw.quant.tables import ARITHMETIC, build_table
+from yolo_hw.quant.weights import choose_fracs
 
 
 class QatModel(nn.Module):
     """What `prepare_qat` makes of a float model; trained like it, by the same loop and loss.
 
     In training, rounding is straight-through and floats are the tensors' own. In evaluation every number is the one the
-    integer graph computes: exactly in float64, and as far as float32 can add otherwise.
+    integer graph computes: exactly in float64, and as far as float32 can add otherwise. A model that cannot have an
+    integer graph computes accumulators, biases and activation functions in float, training and evaluation alike.
 
     Attributes:
         graph: The network's nodes, without weights.
@@ -51,6 +55,7 @@ class QatModel(nn.Module):
         convs: By name of node (dots are slashes): weights, batch norms and their quantisers.
         formats: By the first tensor of each format group: the quantiser all its tensors share.
         arguments: By name of node: the quantiser of the argument of its activation's table.
+        obstacle: Why there is no integer form of the model: the first layer and its reason; None if there is one.
     """
 
     calibrated: Tensor
@@ -83,6 +88,7 @@ class QatModel(nn.Module):
                 self.convs[_key(node.name)] = self._make_conv(node, traced.sources[node.name])
         share_parameters({name: self.conv(name) for name in traced.sources}, traced.sources)
         self.register_buffer("calibrated", torch.tensor(False))
+        self.obstacle = self._find_obstacle()
 
     def _activation_quantiser(self, bits: int, signed: bool) -> Quantiser:
         grid = Grid(bits, signed, self.config.rounding, self.config.overflow)
@@ -91,7 +97,22 @@ class QatModel(nn.Module):
     def _make_conv(self, node: FoldedConv, source: ConvSource) -> QatConv:
         grid = Grid(self.config.weight_bits(node.name), True, self.config.rounding, self.config.overflow)
         channels = node.weight.shape[0] if self.config.per_channel else 1
-        return QatConv(node, source, make_quantiser(self.qat.w_scale, grid, channels), self.qat.norm_fold)
+        quantiser = make_quantiser(self.qat.w_scale, grid, channels, of_weights=True)
+        return QatConv(node, source, quantiser, self.qat.norm_fold)
+
+    def _find_obstacle(self) -> str | None:
+        shifts = "is not a power of two, which shifts need; use "
+        scales = ", ".join(method.value for method in ScaleMethod if method.power_of_two)
+        for node in self.graph.nodes:
+            if not node.moves and not self._format(node.name).power_of_two:
+                return f"{node.name}: the step of its values ({self.qat.a_scale.value}) {shifts}a_scale {scales}"
+            if isinstance(node, FoldedConv) and not self._conv(node).quantiser.power_of_two:
+                return f"{node.name}: the step of its weights ({self.qat.w_scale.value}) {shifts}w_scale {scales}"
+            if isinstance(node, FoldedConv) and self._conv(node).norm_apart:
+                folds = ", ".join(fold.value for fold in NormFold if fold.folds)
+                reason = f"its batch norm is a float operation behind the convolution (norm_fold {NormFold.NONE.value})"
+                return f"{node.name}: {reason}, which has no integer form; use norm_fold {folds}"
+        return None
 
     def calibrate(self, batches: list[ImageBatch], progress: Progress | None = None) -> None:
         """Set all fraction bits by post-training calibration of the current weights; see `yolo_hw.quant.calibrate`.
@@ -103,6 +124,19 @@ class QatModel(nn.Module):
         # What changes weights has been done before, or is what training is for.
         config = replace(self.config, equalise=None, bias_correction=False)
         self.take_formats(calibrate(self.folded_graph(), batches, config, progress).plan)
+        self._observe(batches)
+
+    @torch.no_grad()
+    def _observe(self, batches: list[ImageBatch]) -> None:
+        """Show quantisers that want to see them the weights, then the values that the quantised network makes."""
+        for conv in self.convs.values():
+            quantiser, weight = cast(QatConv, conv).quantiser, cast(QatConv, conv).rounded_weight()
+            if quantiser.observes:
+                quantiser.observe(weight, first=True)
+            elif cast(QatConv, conv).norm_apart:  # calibration has seen the folded weights
+                rows = weight.double().cpu().reshape(quantiser.channels, -1).numpy()
+                quantiser.set_frac(torch.from_numpy(choose_fracs(rows, quantiser.grid.bits, self.config)))
+        show_batches(self, [*self.formats.values(), *self.arguments.values()], batches)
 
     def take_formats(self, plan: QuantPlan) -> None:
         """Start from the fraction bits of a plan for this network."""
@@ -153,7 +187,8 @@ class QatModel(nn.Module):
         """Run the network on pixels / 255; yield (tensor, [N, K, h, w]) in execution order."""
         rule = (INPUT_FORMAT, self.config.rounding, self.config.overflow)
         maps = {INPUT: fake_quant_pow2(x / PIXEL_GAIN, *rule)}
-        fracs = {INPUT: torch.tensor([INPUT_FORMAT.frac], dtype=torch.int32, device=x.device)}
+        image_frac = torch.tensor([INPUT_FORMAT.frac], dtype=torch.int32, device=x.device)
+        fracs = {INPUT: image_frac if self.obstacle is None else None}
         for node, dying in zip(self.graph.nodes, last_reads(self.graph.nodes), strict=True):
             inputs = [maps[name] for name in node.inputs]
             if node.moves:
@@ -163,10 +198,10 @@ class QatModel(nn.Module):
                 x_frac = fracs[node.inputs[0]]
                 pre = self._conv(node)(inputs[0], x_frac, self._limits(node, x_frac))
                 maps[node.name] = self._finish(node, pre)
-                fracs[node.name] = self._format(node.name).frac()
+                fracs[node.name] = self._frac(node)
             else:
                 maps[node.name] = self._finish(node, raw_result(node, inputs, {}))
-                fracs[node.name] = self._format(node.name).frac()
+                fracs[node.name] = self._frac(node)
             yield node.name, maps[node.name]
             for name in dying:
                 del maps[name]
@@ -177,6 +212,8 @@ class QatModel(nn.Module):
         if isinstance(node, G.FoldedAvgPool):
             mul, mul_shift = AvgPool.reciprocal(node.count)
             pre = pre * (mul * 2.0**-mul_shift)
+        if self.obstacle is not None:
+            return cast(Tensor, quantiser(activate(node.activation, pre)))
         if _key(node.name) in self.arguments:
             return self._by_table(node, pre, quantiser)
         if node.activation == "leaky":
@@ -202,8 +239,14 @@ class QatModel(nn.Module):
         index = torch.ldexp(code, torch.tensor(fmt.frac)).long() - fmt.lo
         return table[index].to(pre.dtype) * out.step
 
-    def _limits(self, node: FoldedConv, x_frac: Tensor) -> FracLimits:
+    def _frac(self, node: FoldedNode) -> Tensor | None:
+        """Return the fraction bits [1] of a node's output; None in a model without integer form."""
+        return self._format(node.name).frac() if self.obstacle is None else None
+
+    def _limits(self, node: FoldedConv, x_frac: Tensor | None) -> FracLimits | None:
         """Return the fraction bits of weights with which the output shift is one the target has."""
+        if x_frac is None:
+            return None
         contract = self.config.contract
         slope_shift = self.config.leaky.shift if node.activation == "leaky" else 0
         code = self._argument(node) if _key(node.name) in self.arguments else self._format(node.name)
@@ -231,6 +274,8 @@ class QatModel(nn.Module):
         return exact._plan()
 
     def _plan(self) -> QuantPlan:
+        if self.obstacle is not None:
+            raise QuantError(f"{self.graph.name}: {self.obstacle}")
         if not self.calibrated:
             raise QuantError(f"{self.graph.name}: the fraction bits are not set: train the model first")
         formats: dict[str, FixedPoint] = {INPUT: INPUT_FORMAT}

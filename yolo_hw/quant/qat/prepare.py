@@ -68,7 +68,7 @@ def lower_model(qat: QatModel) -> IntGraph:
         The checked integer graph.
 
     Raises:
-        QuantError: The fraction bits are not set.
+        QuantError: The fraction bits are not set, or the model has no integer form (`QatModel.obstacle`).
         GraphError: A number could leave its word; names the layer.
     """
     return lower_graph(qat.graph, qat.plan())

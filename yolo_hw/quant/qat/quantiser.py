@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,11 @@ class Quantiser(nn.Module):
         frozen: Whether training leaves the fraction bits as they are.
     """
 
+    power_of_two: ClassVar[bool] = True
+    """Whether the step is one; no other has fraction bits, or an integer form."""
+    observes: ClassVar[bool] = False
+    """Whether calibration shows it tensors."""
+
     frozen: Tensor
 
     def __init__(self, grid: Grid, channels: int = 1) -> None:
@@ -67,8 +72,21 @@ class Quantiser(nn.Module):
         """Start from these fraction bits, [channels] integers."""
         raise NotImplementedError
 
+    def observe(self, x: Tensor, first: bool) -> None:
+        """Take in a tensor [...] of calibration, as the quantised network computes it.
+
+        Args:
+            x: Weights, once, or the values of one batch.
+            first: Whether it is the first: what was seen before counts no more.
+        """
+        raise NotImplementedError
+
     def frac(self, limits: FracLimits | None = None) -> Tensor:
-        """Return the fraction bits in use, [channels] int32, within `limits`."""
+        """Return the fraction bits in use, [channels] int32, within `limits`.
+
+        Raises:
+            QuantError: The step is no power of two.
+        """
         raise NotImplementedError
 
     def forward(self, x: Tensor, limits: FracLimits | None = None) -> Tensor:
@@ -105,7 +123,7 @@ class FixedQuantiser(Quantiser):
 
     def frac(self, limits: FracLimits | None = None) -> Tensor:
         """See `Quantiser.frac`."""
-        return _limited(self.bits_of_fraction, limits)
+        return limited(self.bits_of_fraction, limits)
 
     def forward(self, x: Tensor, limits: FracLimits | None = None) -> Tensor:
         """See `Quantiser.forward`."""
@@ -132,21 +150,26 @@ class RangeQuantiser(Quantiser):
 
     def set_frac(self, frac: Tensor) -> None:
         """See `Quantiser.set_frac`: the range becomes one in the middle of those with these fraction bits."""
-        self.largest.copy_(0.75 * self._reach() * _power_of_two(-frac))
+        self.largest.copy_(0.75 * self._reach() * exact_exp2(-frac))
 
     def frac(self, limits: FracLimits | None = None) -> Tensor:
         """See `Quantiser.frac`."""
         _, exponent = torch.frexp(self._reach() / self.largest.double())  # in [0.5, 1) * 2**exponent
         frac = torch.where(self.largest > 0, exponent - 1, self.grid.bits - 1)
-        return _limited(frac.clamp(-MAX_ABS_FRAC, MAX_ABS_FRAC).int(), limits)
+        return limited(frac.clamp(-MAX_ABS_FRAC, MAX_ABS_FRAC).int(), limits)
 
     def forward(self, x: Tensor, limits: FracLimits | None = None) -> Tensor:
         """See `Quantiser.forward`; in training the range follows `x`."""
         if self.training and not self.frozen:
-            with torch.no_grad():
-                found = x.abs().amax() if self.channels == 1 else x.abs().flatten(1).amax(1)
-                self.largest.lerp_(found.reshape(-1).to(self.largest), self.momentum)
+            self._follow(x, self.momentum)
         return self._round(x, self.frac(limits))
+
+    @torch.no_grad()
+    def _follow(self, x: Tensor, momentum: float) -> None:
+        """Move the range toward that of `x`."""
+        sizes = x.abs() if self.grid.signed else x.clamp_min(0)  # what a relu will remove may still be there
+        found = sizes.amax() if self.channels == 1 else sizes.flatten(1).amax(1)
+        self.largest.lerp_(found.reshape(-1).to(self.largest), momentum)
 
     def _reach(self) -> float:
         """The largest magnitude that rounds to a code of the format with frac 0, a little less than the tie."""
@@ -159,7 +182,7 @@ class TqtQuantiser(Quantiser):
     def __init__(self, grid: Grid, channels: int = 1) -> None:
         """See `Quantiser`."""
         super().__init__(grid, channels)
-        _need_saturation(grid, ScaleMethod.TQT)
+        need_saturation(grid, ScaleMethod.TQT)
         self.log2_t = nn.Parameter(torch.zeros(channels))
 
     def set_frac(self, frac: Tensor) -> None:
@@ -189,7 +212,7 @@ class LsqQuantiser(Quantiser):
     def __init__(self, grid: Grid, channels: int = 1) -> None:
         """See `Quantiser`."""
         super().__init__(grid, channels)
-        _need_saturation(grid, ScaleMethod.LSQ)
+        need_saturation(grid, ScaleMethod.LSQ)
         self.log2_scale = nn.Parameter(torch.zeros(channels))
 
     def set_frac(self, frac: Tensor) -> None:
@@ -211,15 +234,8 @@ class LsqQuantiser(Quantiser):
         return fake_quant_lsq(x, log2_scale.exp2(), grid.bits, grid.signed, grid.rounding, overflow=grid.overflow)
 
 
-def make_quantiser(method: ScaleMethod, grid: Grid, channels: int = 1, momentum: float = 1.0) -> Quantiser:
-    """Return the quantiser of a method; `momentum` is that of `RangeQuantiser`."""
-    if method is ScaleMethod.RANGE:
-        return RangeQuantiser(grid, channels, momentum)
-    simple = {ScaleMethod.TQT: TqtQuantiser, ScaleMethod.LSQ: LsqQuantiser, ScaleMethod.FIXED: FixedQuantiser}
-    return simple[method](grid, channels)
-
-
-def _need_saturation(grid: Grid, method: ScaleMethod) -> None:
+def need_saturation(grid: Grid, method: ScaleMethod) -> None:
+    """Check that values outside of the format saturate."""
     if grid.overflow is Overflow.WRAP:
         raise QuantError(
             f"{method.value}: overflow must saturate, as a threshold that wraps has no gradient; got "
@@ -227,13 +243,14 @@ def _need_saturation(grid: Grid, method: ScaleMethod) -> None:
         )
 
 
-def _limited(frac: Tensor, limits: FracLimits | None) -> Tensor:
+def limited(frac: Tensor, limits: FracLimits | None) -> Tensor:
+    """Return fraction bits within `limits`."""
     if limits is None:
         return frac
     return frac.clamp(min=limits.lowest.to(frac)).clamp(max=limits.highest.to(frac))
 
 
-def _power_of_two(exponent: Tensor) -> Tensor:
+def exact_exp2(exponent: Tensor) -> Tensor:
     """Return ``2**exponent`` in float64."""
     return torch.ldexp(torch.ones_like(exponent, dtype=torch.float64), exponent)
 
