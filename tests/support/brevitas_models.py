@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import brevitas.nn as qnn
+import numpy as np
 import torch
 from brevitas.quant import Int8ActPerTensorFixedPoint as Signed
 from brevitas.quant import Int8BiasPerTensorFixedPointInternalScaling as OwnBias
@@ -11,7 +15,18 @@ from brevitas.quant import Int8WeightPerTensorFixedPoint as PerTensor
 from brevitas.quant import Uint8ActPerTensorFixedPoint as Unsigned
 from brevitas.quant.fixed_point import Int8WeightPerChannelFixedPoint as PerChannel
 from brevitas.quant.scaled_int import Int32Bias
+from brevitas.quant_tensor import QuantTensor
+from support.random_graph import adversarial_inputs
 from torch import Tensor, nn
+
+from yolo_hw.fixedpoint import dequantise
+from yolo_hw.interop.brevitas_in import from_brevitas
+from yolo_hw.intgraph import INPUT, IntGraph, run_outputs
+from yolo_hw.intgraph.engine import Engine
+from yolo_hw.intgraph.execute import input_codes
+
+SIZE = (2, 3, 16, 16)
+"""N, C, H, W of the models' images."""
 
 
 def conv(c: int, k: int, size: int = 3, **options) -> qnn.QuantConv2d:
@@ -104,17 +119,21 @@ class YoloLike(nn.Module):
         return [self.heads[0](spatial), self.heads[1](merged)]
 
 
-def trained(model: nn.Module, size: tuple[int, int, int, int] = (2, 3, 16, 16), steps: int = 4) -> nn.Module:
+def values_of(outputs: Any) -> list[Tensor]:
+    """Return what a model returns, one tensor or a list, as plain tensors; a QuantTensor is a tuple, too."""
+    several = isinstance(outputs, (list, tuple)) and not isinstance(outputs, QuantTensor)
+    return [y.value if isinstance(y, QuantTensor) else y for y in (outputs if several else [outputs])]
+
+
+def trained(model: nn.Module, size: tuple[int, int, int, int] = SIZE, steps: int = 4) -> nn.Module:
     """Return a model after some steps that pull its outputs toward other ones, batch norms merged."""
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
 
     def run(count: int) -> None:
         for _ in range(count):
-            found = model(torch.rand(size, generator=generator))
-            outputs = found if isinstance(found, (list, tuple)) else [found]
-            tensors = [getattr(y, "value", y) for y in outputs]
-            loss = torch.stack([((y - torch.randn(y.shape, generator=generator)) ** 2).mean() for y in tensors]).sum()
+            outputs = values_of(model(torch.rand(size, generator=generator)))
+            loss = torch.stack([((y - torch.randn(y.shape, generator=generator)) ** 2).mean() for y in outputs]).sum()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -126,3 +145,31 @@ def trained(model: nn.Module, size: tuple[int, int, int, int] = (2, 3, 16, 16), 
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     run(2)
     return model.eval()
+
+
+def codes_of(outputs: Any, graph: IntGraph) -> list[np.ndarray]:
+    """Return what a model in float64 returns for one image as codes of the graph's outputs, [K, H, W] each."""
+    infos = [graph.tensors[output.tensor] for output in graph.outputs]
+    values = [y.detach().numpy() for y in values_of(outputs)]
+    return [np.ldexp(x, info.fmt.frac).reshape(info.shape) for x, info in zip(values, infos, strict=True)]
+
+
+def assert_equal_codes(model: nn.Module, size: tuple[int, int, int, int] = SIZE) -> IntGraph:
+    """Check that the integer graph and the engine have the codes of the model in float64; return the graph."""
+    generator = torch.Generator().manual_seed(5)
+    graph = from_brevitas(model, torch.rand(size))
+    exact = copy.deepcopy(model).double()
+    engine, fmt = Engine(graph, threads=1), graph.tensors[INPUT].fmt
+    images = [torch.rand(size[1:], generator=generator).double().numpy() * 1.5 - 0.25 for _ in range(3)]
+    images += [dequantise(codes, fmt.frac) for codes in adversarial_inputs(graph).values()]
+    for image in images:
+        codes = input_codes(graph, image)
+        expected = run_outputs(graph, codes)
+        wanted = codes_of(exact(torch.from_numpy(image)[None]), graph)
+        for output, found, real, compiled in zip(graph.outputs, expected, wanted, engine.run(codes), strict=True):
+            np.testing.assert_array_equal(found, real, err_msg=output.tensor)
+            np.testing.assert_array_equal(compiled, found, err_msg=f"engine: {output.tensor}")
+    assert any(found.std() > 0 for found in run_outputs(graph, input_codes(graph, images[0]))), (
+        "a constant output shows nothing"
+    )
+    return graph

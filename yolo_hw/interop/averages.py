@@ -35,13 +35,15 @@ def check_average(name: str, count: int, formats: tuple[FixedPoint, FixedPoint],
     for start in range(lo, hi + 1, _CHUNK):
         sums = np.arange(start, min(start + _CHUNK, hi + 1), dtype=np.int64).reshape(1, 1, -1)
         exact = np.zeros(1, np.int64)
-        divided = Requant(exact, y, y.lo, y.hi).apply(_divided(sums, count, y.frac - x.frac, contract.rounding), contract)
+        divided = Requant(exact, y, y.lo, y.hi).apply(
+            _divided(sums, count, y.frac - x.frac, contract.rounding), contract
+        )
         wrong += int((requant.apply(sums, contract) != divided).sum())
     if wrong:
         raise QuantError(
-            f"{name}: the average over {count} elements multiplies by {mul} / 2**{mul_shift}, which from {x} to {y} gives "
-            f"another code than the division for {wrong} of {hi - lo + 1} sums; use a window of a power of two elements, "
-            "or another output format"
+            f"{name}: the average over {count} elements multiplies by {mul} / 2**{mul_shift}, which from {x} to {y} "
+            f"gives another code than the division for {wrong} of {hi - lo + 1} sums; use a window of a power of two "
+            "elements, or another output format"
         )
 
 

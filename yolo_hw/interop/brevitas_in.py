@@ -25,12 +25,13 @@ from torch import Tensor, nn
 
 from yolo_hw.errors import QuantError
 from yolo_hw.fixedpoint import FixedPoint, Overflow, signed_bits
-from yolo_hw.intgraph.bounds import conv_sums
-from yolo_hw.intgraph.graph import IntGraph
 from yolo_hw.interop.brevitas_plain import PlainLayer, PlainModel, plain_copy
 from yolo_hw.interop.brevitas_reading import ActQuantiser, read_quantisers
+from yolo_hw.interop.commute import raise_activations
 from yolo_hw.interop.exact_weights import codes_of_constants, exact_codes
 from yolo_hw.interop.placement import Placed, place_quantisers
+from yolo_hw.intgraph.bounds import conv_sums
+from yolo_hw.intgraph.graph import IntGraph
 from yolo_hw.nn.activations import activate
 from yolo_hw.quant.calibrate import Calibrated
 from yolo_hw.quant.config import LeakySlope, QuantConfig
@@ -70,7 +71,9 @@ def from_brevitas(model: nn.Module, example: Tensor, *, leaky: LeakySlope | None
 def read_brevitas(model: nn.Module, example: Tensor, *, leaky: LeakySlope | None = None) -> Calibrated:
     """Return what `from_brevitas` lowers: the folded graph and its plan, whose notes say what was added."""
     if model.training:
-        raise QuantError(f"{type(model).__name__}: must be in evaluation mode, or reading it changes it; call model.eval()")
+        raise QuantError(
+            f"{type(model).__name__}: must be in evaluation mode, or reading it changes it; call model.eval()"
+        )
     plain = plain_copy(model, read_quantisers(model, example))
     if not plain.quantisers:
         raise QuantError(f"{type(model).__name__}: no quantiser of Brevitas that rounds activations runs in it")
@@ -79,14 +82,16 @@ def read_brevitas(model: nn.Module, example: Tensor, *, leaky: LeakySlope | None
     config = replace(_arithmetic(list(plain.quantisers.values())), leaky=slope)
     formats = {label: quantiser.fmt for label, quantiser in plain.quantisers.items()}
     encoder = _Encoder(plain, traced)
-    placed = place_quantisers(graph, formats, config.contract, encoder)
+    placed = place_quantisers(raise_activations(graph), formats, config.contract, encoder)
     config = replace(config, a_bits=_needed_bits(placed))
     tables = {
         node.name: build_table(node.activation, placed.arguments[node.name], placed.formats[node.name], config)
         for node in placed.graph.nodes
         if node.name in placed.arguments
     }
-    return Calibrated(placed.graph, QuantPlan(config, placed.formats, placed.convs, tables, encoder.notes + placed.notes))
+    return Calibrated(
+        placed.graph, QuantPlan(config, placed.formats, placed.convs, tables, encoder.notes + placed.notes)
+    )
 
 
 class _Encoder:
@@ -103,8 +108,8 @@ class _Encoder:
         source = self.sources[node.name]
         if source.norm is not None:
             raise QuantError(
-                f"{node.name}: a batch norm behind it multiplies by numbers that are no powers of two; merge it into the "
-                "layer (brevitas.nn.utils.merge_bn) and set the scales again"
+                f"{node.name}: a batch norm behind it multiplies by numbers that are no powers of two; merge it into "
+                "the layer (brevitas.nn.utils.merge_bn) and set the scales again"
             )
         name, layer = self.layers.get(source.weight.data_ptr(), (node.name, None))
         weight = codes_of_constants(name, _values(source)) if layer is None else _codes(layer, node)
@@ -163,8 +168,8 @@ def _integer_slope(name: str, slope: float) -> LeakySlope:
         nearest = round(slope * 512)
         raise QuantError(
             f"{name}: the slope of leaky must be mul / 2**shift, got {slope!r}; train with such a slope, as "
-            f"{nearest} / 2**9 = {nearest / 512!r}, or say leaky=LeakySlope({nearest}, 9) and accept other codes where the "
-            "two round differently"
+            f"{nearest} / 2**9 = {nearest / 512!r}, or say leaky=LeakySlope({nearest}, 9) and accept other codes where "
+            "the two round differently"
         )
     return LeakySlope(numerator, shift)
 

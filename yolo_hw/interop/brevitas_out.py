@@ -1,20 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """A quantised model of ours as a Brevitas model with equal codes.
 
-Weights, biases and scales are constants of the Brevitas layers: what was trained is what is handed over. The result is a
-`torch.fx.GraphModule` of Brevitas layers, one statement per node, that Brevitas' exporters take.
+Weights, biases and scales are constants of the Brevitas layers: what was trained is what is handed over. The result is
+a `torch.fx.GraphModule` of Brevitas layers, one statement per node, that Brevitas' exporters take.
 """
 
 from __future__ import annotations
 
 import operator
+from typing import cast
 
 import brevitas.nn as qnn
 import numpy as np
 import torch
 from brevitas.core.zero_point import ZeroZeroPoint
 from brevitas.inject import ExtendedInjector
-from brevitas.inject.enum import BitWidthImplType, FloatToIntImplType, QuantType, RestrictValueType, ScalingImplType, ScalingPerOutputType
+from brevitas.inject.enum import (
+    BitWidthImplType,
+    FloatToIntImplType,
+    QuantType,
+    RestrictValueType,
+    ScalingImplType,
+    ScalingPerOutputType,
+)
 from brevitas.quant.solver.act import ActQuantSolver
 from brevitas.quant.solver.bias import BiasQuantSolver
 from brevitas.quant.solver.weight import WeightQuantSolver
@@ -28,12 +36,11 @@ from yolo_hw.intgraph.graph import INPUT
 from yolo_hw.intgraph.nodes import AvgPool
 from yolo_hw.nn.activations import activate
 from yolo_hw.nn.blocks import reorg
-from yolo_hw.nn.windows import pad_windows
 from yolo_hw.quant import folded as G
 from yolo_hw.quant.calibrate import Calibrated
 from yolo_hw.quant.config import QuantConfig
-from yolo_hw.quant.fold import PIXEL_GAIN
 from yolo_hw.quant.folded import FoldedGraph, FoldedNode
+from yolo_hw.quant.folding import PIXEL_GAIN
 from yolo_hw.quant.plan import QuantPlan
 from yolo_hw.quant.qat import QatModel
 from yolo_hw.quant.weights import dequantised
@@ -50,9 +57,9 @@ def to_brevitas(model: QatModel | Calibrated) -> fx.GraphModule:
         model: A model of `prepare_qat`, or what `calibrate` returns.
 
     Returns:
-        A module in evaluation mode from images [N, C, H, W] in [0, 1] to the list of the graph's outputs. In float64
-        (``.double()``) their values are the integer graph's codes times the step, all of them; float32 adds exactly
-        only below 2**24.
+        A module in evaluation mode and float64, from images [N, C, H, W] in [0, 1] to the list of the graph's outputs:
+        the integer graph's codes times the step, all of them. In float32 (``.float()``, for exporters) sums are exact
+        below 2**24 only.
 
     Raises:
         QuantError: The arithmetic is none of Brevitas': a rounding other than half_even and floor, or overflow that
@@ -73,7 +80,7 @@ def _check_arithmetic(graph: FoldedGraph, config: QuantConfig) -> None:
         raise QuantError(f"{graph.name}: Brevitas' activations saturate; quantise with overflow saturate, got wrap")
 
 
-class _Fixed(ExtendedInjector):
+class _Fixed(ExtendedInjector):  # type: ignore[misc]  # Brevitas is not typed
     """What all quantisers here share: a constant power-of-two scale, the zero point 0."""
 
     quant_type = QuantType.INT
@@ -85,14 +92,14 @@ class _Fixed(ExtendedInjector):
     narrow_range = False
 
 
-class FixedPointWeight(_Fixed, WeightQuantSolver):
+class FixedPointWeight(_Fixed, WeightQuantSolver):  # type: ignore[misc]  # Brevitas is not typed
     """Weights of given `bit_width` and, per output channel, `scaling_const`, the scale times ``2**(bit_width - 1)``."""
 
     float_to_int_impl_type = FloatToIntImplType.ROUND  # the weights are on the grid: no rounding takes place
     scaling_per_output_type = ScalingPerOutputType.CHANNEL
 
 
-class FixedPointBias(_Fixed, BiasQuantSolver):
+class FixedPointBias(_Fixed, BiasQuantSolver):  # type: ignore[misc]  # Brevitas is not typed
     """Biases on the accumulators' grid, with a scale of their own so that no layer needs that of its input."""
 
     bit_width = BIAS_BITS
@@ -101,7 +108,7 @@ class FixedPointBias(_Fixed, BiasQuantSolver):
     requires_input_scale = False
 
 
-class FixedPointAct(_Fixed, ActQuantSolver):
+class FixedPointAct(_Fixed, ActQuantSolver):  # type: ignore[misc]  # Brevitas is not typed
     """Activations; `max_val` is the scale times ``2**(bit_width - signed)``."""
 
     scaling_per_output_type = ScalingPerOutputType.TENSOR
@@ -220,7 +227,7 @@ class _Writer:
             float_to_int_impl_type=_ROUNDINGS[config.rounding],
             max_val=2.0 ** (fmt.bits - fmt.signed - fmt.frac),
         )
-        return layer(act_quant=quantiser).double()
+        return cast(nn.Module, layer(act_quant=quantiser).double())
 
 
 class _Function(nn.Module):

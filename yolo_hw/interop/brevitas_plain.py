@@ -17,8 +17,8 @@ from brevitas.proxy.quant_proxy import QuantProxyFromInjector
 from torch import Tensor, nn
 
 from yolo_hw.errors import QuantError
-from yolo_hw.quant.boundary import boundary
 from yolo_hw.interop.brevitas_reading import ActQuantiser, QuantisedParameter, Readings
+from yolo_hw.quant.boundary import boundary
 
 Proxy = Any
 """A quantiser of Brevitas, which is not typed."""

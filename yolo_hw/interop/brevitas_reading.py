@@ -135,14 +135,13 @@ class _Reader:
             raise self._error(f"activations have at most 16 signed or 15 unsigned bits, got {bits}", proxy)
         if (frac != frac[0]).any():
             raise self._error("an activation must have one scale, got one per channel", proxy)
-        if proxy.rounding_mode not in _ROUNDINGS:
-            raise self._error(
-                f"float_to_int_impl_type must be one of {', '.join(_ROUNDINGS)}, got {proxy.rounding_mode}", proxy
-            )
+        mode = str(proxy.rounding_mode).upper()  # Brevitas has it in both cases
+        if mode not in _ROUNDINGS:
+            raise self._error(f"float_to_int_impl_type must be one of {', '.join(_ROUNDINGS)}, got {mode}", proxy)
         if proxy.is_narrow_range and not signed:
             raise self._error("narrow_range of an unsigned activation has no integer form", proxy)
         fmt = FixedPoint(bits, int(frac[0]), signed)
-        found = ActQuantiser(self.name, fmt, bool(proxy.is_narrow_range), _ROUNDINGS[proxy.rounding_mode])
+        found = ActQuantiser(self.name, fmt, bool(proxy.is_narrow_range), _ROUNDINGS[mode])
         if self.readings.activations.setdefault(proxy, found) != found:
             raise self._error("is used twice, with different formats; give each use its own quantiser", proxy)
 

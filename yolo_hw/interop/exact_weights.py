@@ -38,8 +38,9 @@ def exact_codes(name: str, weight: ConvCodes, bias: Float64Array, x: FixedPoint)
     widest = np.abs(weight.weight).reshape(len(bias), -1).max(1)
     if any(int(value) << min(shift, 64) >= 1 << (MAX_BITS - 1) for value, shift in zip(widest, lefts, strict=True)):
         channel = int(left.argmax())
+        step = f"2**{-int(weight.w_frac[channel]) - x.frac}"
         raise QuantError(
-            f"{name}: the bias must be a multiple of the step of the accumulators, 2**{-int(weight.w_frac[channel]) - x.frac} "
+            f"{name}: the bias must be a multiple of the step of the accumulators, {step} "
             f"in channel {channel}, got {bias[channel]:.9g}; use bias_quant=brevitas.quant.Int32Bias, or "
             "Int8BiasPerTensorFixedPointInternalScaling"
         )
@@ -76,8 +77,8 @@ def codes_of_constants(name: str, weight: Float64Array) -> ConvCodes:
     codes = np.ldexp(rows, frac[:, None])
     if (codes != np.rint(codes)).any() or (np.abs(codes) >= 2.0 ** (MAX_BITS - 1)).any():
         raise QuantError(
-            f"{name}: has float weights, and no quantiser gives them codes; use QuantConv2d or QuantLinear, and merge batch "
-            "norms into the layer before them (brevitas.nn.utils.merge_bn)"
+            f"{name}: has float weights, and no quantiser gives them codes; use QuantConv2d or QuantLinear, and merge "
+            "batch norms into the layer before them (brevitas.nn.utils.merge_bn)"
         )
     integers: IntArray = codes.astype(np.int64).reshape(weight.shape)
     bits = max(signed_bits(int(integers.min()), int(integers.max())), MIN_BITS)

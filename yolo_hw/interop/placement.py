@@ -16,11 +16,11 @@ from dataclasses import dataclass, field, replace
 from yolo_hw.darknet.layers import Shape
 from yolo_hw.errors import QuantError
 from yolo_hw.fixedpoint import MAX_BITS, MIN_BITS, FixedPoint, Overflow, signed_bits
+from yolo_hw.interop.averages import check_average
 from yolo_hw.intgraph import nodes as N
 from yolo_hw.intgraph.bounds import accumulator_bound, conv_sums
 from yolo_hw.intgraph.graph import INPUT
 from yolo_hw.intgraph.requant import NumericContract
-from yolo_hw.interop.averages import check_average
 from yolo_hw.quant import folded as G
 from yolo_hw.quant.boundary import FoldedBoundary
 from yolo_hw.quant.folded import FoldedGraph, FoldedNode
