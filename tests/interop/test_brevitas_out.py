@@ -70,7 +70,7 @@ def test_post_training_quantisation():
 
 def test_it_is_made_of_layers_of_brevitas_and_comes_back():
     """Brevitas' own quantisers say what ours are: reading the result gives the graph that was written."""
-    blocks = ["leaky", "spp", "shortcut", "mish", "depthwise", "relu6", "down_and_up", "se"]
+    blocks = ["leaky", "spp", "shortcut", "mish", "depthwise", "relu6", "down_and_up"]
     qat = trained_qat(make_net(net_cfg(blocks)), HALF_EVEN, QatConfig(), steps=1)
     graph, written = lower_model(qat), to_brevitas(qat)
     convs = [layer for layer in written.modules() if isinstance(layer, qnn.QuantConv2d)]

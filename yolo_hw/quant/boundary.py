@@ -12,7 +12,7 @@ from torch import Tensor
 from yolo_hw.quant.folded import FoldedNode
 
 
-@torch.library.custom_op("yolo_hw_trace::boundary", mutates_args=())
+@torch.library.custom_op("_yolo_hw::boundary", mutates_args=())
 def _boundary(x: Tensor, label: str) -> Tensor:
     return x.clone()
 
@@ -22,7 +22,7 @@ def _boundary_fake(x: Tensor, label: str) -> Tensor:
     return torch.empty_like(x)
 
 
-OPERATOR = torch.ops.yolo_hw_trace.boundary
+OPERATOR = torch.ops._yolo_hw.boundary
 """What a trace holds."""
 
 
