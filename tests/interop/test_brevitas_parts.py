@@ -107,7 +107,7 @@ PARTS = {
     "quant concat": lambda: (Join(qnn.QuantCat(input_quant=Signed, output_quant=None, return_quant_tensor=True),
                                   conv(3, 4), conv(3, 2)), conv(6, 3), identity()),
     "concat of formats": lambda: (Join(concatenated, nn.Sequential(conv(3, 4), relu(bit_width=4), Value()),
-                                       nn.Sequential(conv(3, 2), identity(bit_width=6), Value())),
+                                       nn.Sequential(conv(3, 2), identity(), Value())),
                                   conv(6, 3, bias=False, return_quant_tensor=False), identity()),
     "rounded behind a concat": lambda: (Join(concatenated, nn.Sequential(conv(3, 4), Value()),
                                              nn.Sequential(conv(3, 2), relu(), Value())), identity()),

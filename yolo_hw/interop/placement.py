@@ -136,7 +136,7 @@ class _Placer:
         """A moving node between codes: they get one format that holds all of them."""
         inputs = [self.renamed[name] for name in node.inputs]
         formats = [self.found.formats[name] for name in inputs]
-        common = _common_format(formats)
+        common = common_format(formats)
         if common is None:
             found = ", ".join(map(str, formats))
             raise QuantError(
@@ -238,7 +238,7 @@ def _conv_range(codes: ConvCodes, x: FixedPoint) -> tuple[int, int, int]:
     return frac, min(lows), max(highs)
 
 
-def _common_format(formats: list[FixedPoint]) -> FixedPoint | None:
+def common_format(formats: list[FixedPoint]) -> FixedPoint | None:
     """Return the smallest format with all the values of `formats`; None if it is too long."""
     if len(set(formats)) == 1:
         return formats[0]
