@@ -2,6 +2,7 @@
 """Our quantised models as Brevitas models: equal codes on every output."""
 
 import operator
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -9,12 +10,13 @@ import torch
 from support.qat import trained_qat
 from support.random_graph import adversarial_inputs, random_input
 from support.random_net import BLOCKS, calibrate_net, make_images, make_net, net_cfg, random_net
+from torch import nn
 
 from yolo_hw.errors import QuantError
 from yolo_hw.fixedpoint import Overflow, Rounding
 from yolo_hw.intgraph import INPUT, image_codes, run_outputs
 from yolo_hw.quant import LeakySlope, Override, QuantConfig, lower_graph
-from yolo_hw.quant.qat import QatConfig, ScaleMethod, lower_model
+from yolo_hw.quant.qat import QatConfig, ScaleMethod, lower_model, prepare_qat
 
 qnn = pytest.importorskip("brevitas.nn", reason="needs brevitas")
 
@@ -84,6 +86,16 @@ def test_it_is_made_of_layers_of_brevitas_and_comes_back():
     codes = random_input(graph, 4)
     for expected, found in zip(run_outputs(graph, codes), run_outputs(back, codes), strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+def test_a_module_of_torch():
+    """A network that is no darknet's; its parts are called like methods of the module that is written."""
+    torch.manual_seed(0)
+    model = nn.Sequential(OrderedDict(code=nn.Conv2d(3, 8, 3, padding=1), act=nn.SiLU(), pool=nn.MaxPool2d(2),
+                                      meta=nn.Conv2d(8, 4, 1), up=nn.Upsample(scale_factor=2)))  # fmt: skip
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+    qat = prepare_qat(model.eval(), HALF_EVEN, batches=[images])
+    assert_equal_codes(lower_model(qat), to_brevitas(qat), images[0])
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ class _Writer:
 
     def __init__(self, graph: FoldedGraph, plan: QuantPlan) -> None:
         self.graph, self.plan = graph, plan
-        self.modules = nn.ModuleDict()
+        self.modules: dict[str, nn.Module] = {}
         self.code = fx.Graph()
         self.shapes = {INPUT: graph.input_shape} | {node.name: node.shape for node in graph.nodes}
 
@@ -140,7 +140,7 @@ class _Writer:
 
     def _call(self, name: str, module: nn.Module, *inputs: fx.Node) -> fx.Node:
         key = name.replace(".", "_")
-        while key in self.modules:
+        while key in self.modules or hasattr(fx.GraphModule, key):
             key += "_"
         self.modules[key] = module
         return self.code.call_module(key, inputs)
