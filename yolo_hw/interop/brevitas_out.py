@@ -49,6 +49,9 @@ BIAS_BITS = 32
 
 _ROUNDINGS = {Rounding.HALF_EVEN: FloatToIntImplType.ROUND, Rounding.FLOOR: FloatToIntImplType.FLOOR}
 
+_TAKEN = frozenset(dir(fx.GraphModule({}, fx.Graph())))
+"""Names that no part of a `torch.fx.GraphModule` can have."""
+
 
 def to_brevitas(model: QatModel | Calibrated) -> fx.GraphModule:
     """Write a quantised model in Brevitas layers.
@@ -140,7 +143,7 @@ class _Writer:
 
     def _call(self, name: str, module: nn.Module, *inputs: fx.Node) -> fx.Node:
         key = name.replace(".", "_")
-        while key in self.modules or hasattr(fx.GraphModule, key):
+        while key in self.modules or key in _TAKEN:
             key += "_"
         self.modules[key] = module
         return self.code.call_module(key, inputs)
