@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolo_hw.errors import GraphError
-from yolo_hw.fixedpoint import IntArray
+from yolo_hw.fixedpoint import IntArray, quantise
 from yolo_hw.intgraph.graph import INPUT, IntGraph
 from yolo_hw.intgraph.kernels import Result, run_node
 from yolo_hw.intgraph.liveness import last_reads
@@ -19,6 +19,11 @@ from yolo_hw.intgraph.liveness import last_reads
 def image_codes(image: npt.NDArray[np.uint8]) -> IntArray:
     """Turn a prepared image [H, W, C] uint8 into the input's codes [C, H, W]."""
     return np.ascontiguousarray(image.transpose(2, 0, 1), np.int64)
+
+
+def input_codes(graph: IntGraph, image: npt.NDArray[np.floating[Any]]) -> IntArray:
+    """Round a real image [C, H, W] to the input's codes [C, H, W], with the graph's rounding and overflow."""
+    return quantise(image, graph.tensors[INPUT].fmt, graph.contract.rounding, graph.contract.overflow)
 
 
 def check_input(graph: IntGraph, codes: npt.NDArray[np.integer[Any]]) -> None:

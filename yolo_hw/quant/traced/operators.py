@@ -13,7 +13,8 @@ from torch import fx
 from torch._ops import OpOverload
 from torch.utils._pytree import tree_leaves
 
-from yolo_hw.quant.traced import pointwise, windows
+from yolo_hw.quant.boundary import OPERATOR
+from yolo_hw.quant.traced import boundaries, pointwise, windows
 from yolo_hw.quant.traced.moves import DROPOUTS, IDENTITIES, MOVES, OF_SIZES, SETTLED, constant_of_sizes, move
 from yolo_hw.quant.traced.tracer import Operator, Tracer
 from yolo_hw.quant.traced.values import Value
@@ -28,6 +29,7 @@ def _norm_and_statistics(tracer: Tracer, op: Operator, args: dict[str, Any]) -> 
 
 
 TRANSLATIONS: dict[Any, Translation] = {
+    OPERATOR: boundaries.boundary,
     aten.conv2d: windows.conv2d,
     aten.conv1d: windows.conv1d,
     aten.linear: windows.linear,
