@@ -36,6 +36,7 @@ ALLOWED_IMPORTS = {
     "yolo_hw.evaluate": "nn data intgraph darknet atomic errors",
     "yolo_hw.train": "evaluate nn data darknet atomic errors",
     "yolo_hw.prune": "train evaluate nn data ops intgraph darknet geometry atomic errors",
+    "yolo_hw.interop": "intgraph quant nn darknet fixedpoint geometry atomic errors",
     "hls_export": "darknet intgraph geometry fixedpoint atomic errors",
 }
 """Package -> parts of yolo_hw it may import besides itself (docs/architecture.md); cli and pipeline import all."""
