@@ -9,7 +9,8 @@ from support.random_net import BLOCKS, make_images, make_net, net_cfg
 
 from yolo_hw.errors import QuantError
 from yolo_hw.quant.execute import float_parameters, run_folded
-from yolo_hw.quant.fold import PIXEL_GAIN, fold_model, plain_name
+from yolo_hw.quant.fold import fold_model
+from yolo_hw.quant.folding import PIXEL_GAIN, plain_name
 from yolo_hw.quant.source import ConvSource
 
 

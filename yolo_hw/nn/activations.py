@@ -8,11 +8,14 @@ Howard et al., "Searching for MobileNetV3", ICCV 2019, section 5.2.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from yolo_hw.errors import QuantError
 
 LEAKY_SLOPE = 0.1
 """Darknet's negative slope of ``leaky``."""
@@ -67,7 +70,39 @@ ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 """Name -> function of a tensor of any shape and floating dtype."""
 
+OTHER_FUNCTIONS: dict[str, Callable[..., Tensor]] = {
+    "gelu_erf": F.gelu,
+    "softplus": F.softplus,
+    "leaky": F.leaky_relu,
+    "elu": F.elu,
+    "clamp": torch.clamp,
+}
+"""Functions that no cfg has, of a tensor and of the numbers in their names; see `parametric_name`."""
+
+_NUMBER = r"_m?(?:inf|\d+(?:p\d+)?(?:em?\d+)?)"
+_PARAMETRIC = re.compile(rf"([a-z_]+?)((?:{_NUMBER})*)")
+_MAX_NAME = 32
+"""Length of a function's name in a graph file."""
+
+
+def parametric_name(function: str, *parameters: float) -> str:
+    """Return the name of one of `OTHER_FUNCTIONS` with its parameters, exactly: ``leaky`` of 0.2 is ``leaky_0p2``.
+
+    Raises:
+        QuantError: The name is too long for a graph file.
+    """
+    numbers = (repr(float(x)).replace("-", "m").replace("+", "").replace(".", "p") for x in parameters)
+    name = "_".join((function, *numbers))
+    if len(name) > _MAX_NAME:
+        raise QuantError(f"{function}: the parameters {parameters} have too many digits; round them")
+    return name
+
 
 def activate(name: str, x: Tensor) -> Tensor:
     """Apply the activation `name` to `x`: [...] to [...]."""
-    return ACTIVATION_FUNCTIONS[name](x)
+    if name in ACTIVATION_FUNCTIONS:
+        return ACTIVATION_FUNCTIONS[name](x)
+    match = _PARAMETRIC.fullmatch(name)
+    assert match is not None
+    numbers = [float(number.replace("p", ".").replace("m", "-")) for number in match[2].split("_")[1:]]
+    return OTHER_FUNCTIONS[match[1]](x, *numbers)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from yolo_hw.darknet.layers import Shape
 from yolo_hw.errors import QuantError, nearest
 from yolo_hw.fixedpoint import FixedPoint
 from yolo_hw.intgraph.graph import INPUT, INPUT_FORMAT
@@ -37,6 +38,18 @@ ImageBatch = npt.NDArray[np.uint8]
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of the pass, batches done and batches in all."""
+
+
+def shape_of(images: list[ImageBatch]) -> Shape:
+    """Return the shape of one image.
+
+    Raises:
+        QuantError: There is no image.
+    """
+    if not images:
+        raise QuantError("calibration needs at least one image")
+    _, h, w, c = images[0].shape
+    return Shape(c, h, w)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +83,7 @@ def calibrate(
         QuantError: No image, values that are not finite, an override that matches nothing, or no integer form.
     """
     images = list(batches)
-    if not images:
-        raise QuantError("calibration needs at least one image")
+    shape_of(images)
     _check_overrides(graph, config)
     if config.equalise is not None:
         graph = equalise_channels(graph, _measure_channels(graph, images, progress), config.equalise)

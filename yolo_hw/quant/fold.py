@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a darknet model to the folded graph. The top function is `trace_darknet`; one method per layer kind below."""
+"""From a model to the folded graph: the top function is `trace_model`; `trace_darknet` has a method per layer kind."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 from yolo_hw.darknet import layers as L
 from yolo_hw.darknet.layers import Layer, Shape
@@ -18,17 +18,38 @@ from yolo_hw.nn.blocks import BatchNormBlock, ConnectedBlock, ConvBlock, Shortcu
 from yolo_hw.nn.darknet import Darknet
 from yolo_hw.quant import folded as F
 from yolo_hw.quant.folded import FoldedGraph, FoldedNode
+from yolo_hw.quant.folding import PIXEL_GAIN, POINT, conv_names, plain_name, reachable
 from yolo_hw.quant.source import ConvSource, TracedModel
-
-PIXEL_GAIN = 256 / 255
-"""Networks are trained on pixel / 255, the integer graph's input stands for pixel / 256."""
-
-POINT = Window((1, 1))
+from yolo_hw.quant.trace_module import trace_module
 
 
-def fold_model(model: Darknet) -> FoldedGraph:
-    """Reduce a model to operators with an integer meaning; see `trace_darknet`."""
-    return trace_darknet(model).graph
+def fold_model(model: nn.Module, input_shape: Shape | None = None) -> FoldedGraph:
+    """Reduce a model to operators with an integer meaning; see `trace_model`."""
+    return trace_model(model, input_shape).graph
+
+
+def trace_model(model: nn.Module, input_shape: Shape | None = None) -> TracedModel:
+    """Reduce a model to operators with an integer meaning, and remember which tensors the weights come from.
+
+    Args:
+        model: A darknet model, or any module that `trace_module` can follow; it is not changed.
+        input_shape: Of the images; a darknet model knows its own.
+
+    Returns:
+        The folded graph and the sources of its convolutions.
+
+    Raises:
+        QuantError: The shape is missing or not the model's, or something has no integer form; names it.
+    """
+    if not isinstance(model, Darknet):
+        if input_shape is None:
+            raise QuantError(
+                f"{type(model).__name__}: the size of the images is not known: give input_shape=Shape(c, h, w)"
+            )
+        return trace_module(model, input_shape)
+    if input_shape is not None and Shape(*input_shape) != model.network.input:
+        raise QuantError(f"{model.network.name}: images must be {model.network.input}, got {Shape(*input_shape)}")
+    return trace_darknet(model)
 
 
 def trace_darknet(model: Darknet) -> TracedModel:
@@ -54,26 +75,6 @@ def trace_darknet(model: Darknet) -> TracedModel:
     _check_input_use(model, nodes)
     graph = FoldedGraph(plain_name(model.network.name), model.network.input, nodes, tuple(outputs))
     return TracedModel(graph, {name: folder.sources[name] for name in conv_names(graph)})
-
-
-def conv_names(graph: FoldedGraph) -> list[str]:
-    """Return the names of the convolutions of a graph, in order."""
-    return [node.name for node in graph.nodes if isinstance(node, F.FoldedConv)]
-
-
-def plain_name(name: str) -> str:
-    """Return a cfg's name with everything replaced that has no place in file names and symbols."""
-    return re.sub("[^A-Za-z0-9_.+-]|^[.+-]", "_", name)[:128] or "_"
-
-
-def reachable(nodes: list[FoldedNode], wanted: set[str]) -> tuple[FoldedNode, ...]:
-    """Return the nodes that the tensors `wanted` depend on."""
-    kept: list[FoldedNode] = []
-    for node in reversed(nodes):
-        if node.name in wanted:
-            wanted = wanted | set(node.inputs)
-            kept.append(node)
-    return tuple(reversed(kept))
 
 
 def _check_input_use(model: Darknet, nodes: tuple[FoldedNode, ...]) -> None:

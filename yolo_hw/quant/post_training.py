@@ -5,21 +5,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from torch import nn
+
 from yolo_hw.intgraph.graph import IntGraph
-from yolo_hw.nn.darknet import Darknet
-from yolo_hw.quant.calibrate import ImageBatch, Progress, calibrate
+from yolo_hw.quant.calibrate import ImageBatch, Progress, calibrate, shape_of
 from yolo_hw.quant.config import QuantConfig
 from yolo_hw.quant.fold import fold_model
 from yolo_hw.quant.lower import lower_graph
 
 
 def quantise_model(
-    model: Darknet, batches: Iterable[ImageBatch], config: QuantConfig | None = None, progress: Progress | None = None
+    model: nn.Module, batches: Iterable[ImageBatch], config: QuantConfig | None = None, progress: Progress | None = None
 ) -> IntGraph:
     """Bring a float model into integers: fold batch norms, choose formats on images, round, lower.
 
     Args:
-        model: A darknet model; it is not changed.
+        model: A darknet model, or any module of images [N, C, H, W] in [0, 1] that `trace_module` can follow; it is not
+            changed.
         batches: Calibration images [N, H, W, C] uint8 of the network's input size.
         config: Word lengths, observers, rounding.
         progress: Called after every batch.
@@ -30,5 +32,6 @@ def quantise_model(
     Raises:
         QuantError: No image, values that are not finite, or a layer without legal integer form.
     """
-    calibrated = calibrate(fold_model(model), batches, config or QuantConfig(), progress)
+    images = list(batches)
+    calibrated = calibrate(fold_model(model, shape_of(images)), images, config or QuantConfig(), progress)
     return lower_graph(calibrated.graph, calibrated.plan)

@@ -7,8 +7,9 @@ them back to the float model afterwards.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ class ConvSource:
         bias: [K]; None where there is none.
         gain: Constant factor of the weights that the model does not know, such as 256/255 of the pixels.
         fixed: Whether the weight is no parameter: a constant of the architecture, or derived from parameters.
+        fixed_bias: The same of the bias.
     """
 
     weight: Tensor
@@ -36,6 +38,7 @@ class ConvSource:
     bias: Tensor | None = None
     gain: float = 1.0
     fixed: bool = False
+    fixed_bias: bool = False
 
     def folded(self) -> tuple[Float64Array, Float64Array]:
         r"""Fold the batch norm with its running statistics, in float64.
@@ -64,7 +67,7 @@ class ConvSource:
         """Copy trained parameters, of the shapes of this source's, into the model."""
         if not self.fixed:
             self.weight.copy_(weight)
-        if self.bias is not None:
+        if self.bias is not None and not self.fixed_bias:
             assert bias is not None
             self.bias.copy_(bias)
         if self.norm is not None:
@@ -88,10 +91,12 @@ class TracedModel:
     Attributes:
         graph: The folded graph.
         sources: By the name of every convolution of the graph.
+        pack: Turns the maps [N, K, h, w] of the graph's outputs into what the model returns; None: it returns them.
     """
 
     graph: FoldedGraph
     sources: dict[str, ConvSource]
+    pack: Callable[[list[Tensor]], Any] | None = None
 
 
 def _float64(x: Tensor) -> Float64Array:

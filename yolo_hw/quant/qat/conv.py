@@ -41,6 +41,7 @@ class QatConv(nn.Module):
     """
 
     weight: Tensor
+    bias: Tensor | None
     norm_frozen: Tensor
 
     def __init__(self, node: FoldedConv, source: ConvSource, quantiser: Quantiser, norm_fold: NormFold) -> None:
@@ -60,7 +61,11 @@ class QatConv(nn.Module):
             self.register_buffer("weight", weight)
         else:
             self.weight = nn.Parameter(weight)
-        self.bias = None if source.bias is None else nn.Parameter(source.bias.detach().clone())
+        bias = None if source.bias is None else source.bias.detach().clone()
+        if bias is None or source.fixed_bias:
+            self.register_buffer("bias", bias)
+        else:
+            self.bias = nn.Parameter(bias)
         self.norm = None if source.norm is None else _copied(source.norm)
         self.register_buffer("norm_frozen", torch.tensor(self.norm is None))
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,8 +25,8 @@ from yolo_hw.quant import folded as G
 from yolo_hw.quant.calibrate import ImageBatch, Progress, calibrate
 from yolo_hw.quant.config import QuantConfig
 from yolo_hw.quant.execute import raw_result
-from yolo_hw.quant.fold import PIXEL_GAIN
 from yolo_hw.quant.folded import FoldedConv, FoldedGraph, FoldedNode
+from yolo_hw.quant.folding import PIXEL_GAIN
 from yolo_hw.quant.groups import format_groups
 from yolo_hw.quant.plan import QuantPlan
 from yolo_hw.quant.qat.config import QatConfig
@@ -65,6 +65,7 @@ class QatModel(nn.Module):
         super().__init__()
         self.graph, self.config, self.qat = _without_weights(traced.graph), config, qat
         self._network = network
+        self._pack = traced.pack
         self.convs = nn.ModuleDict()
         self.formats = nn.ModuleDict()
         self.arguments = nn.ModuleDict()
@@ -136,14 +137,14 @@ class QatModel(nn.Module):
 
         return replace(self.graph, nodes=tuple(with_weights(node) for node in self.graph.nodes))
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor) -> Any:  # noqa: ANN401 - whatever the float model returns
         """Run the network.
 
         Args:
             x: [N, C, H, W] pixels / 255, of the network's size.
 
         Returns:
-            The map [N, K, h, w] of every output, in the order of the graph's.
+            What the float model returns, of a darknet model the map [N, K, h, w] of every output, in the graph's order.
 
         Raises:
             QuantError: The fraction bits are not set and this is no training; or several processes would set different
@@ -153,7 +154,8 @@ class QatModel(nn.Module):
             self._calibrate_on(x)
         wanted = {tensor for tensor, _ in self.graph.outputs}
         found = {name: out for name, out in self.run(x) if name in wanted}
-        return [found[tensor] for tensor, _ in self.graph.outputs]
+        maps = [found[tensor] for tensor, _ in self.graph.outputs]
+        return maps if self._pack is None else self._pack(maps)
 
     def run(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Run the network on pixels / 255; yield (tensor, [N, K, h, w]) in execution order."""
