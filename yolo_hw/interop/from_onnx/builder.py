@@ -8,6 +8,7 @@ module's tensors at the end.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -171,7 +172,7 @@ class Built:
     """A module, in evaluation mode.
 
     Attributes:
-        module: Takes [N, C, H, W], returns a tensor, or a list for several outputs.
+        module: Of a class called like the file. Takes [N, C, H, W], returns a tensor, or a list for several outputs.
         shapes: Of the outputs, without the images.
         batch: How many images it must be given; None for any number.
         notes: What the user should know.
@@ -217,7 +218,8 @@ def build_module(
     builder.graph.output(results[0] if len(results) == 1 else results)
     for node in builder.graph.nodes:
         node.meta.pop(META, None)
-    module = fx.GraphModule(builder.modules, builder.graph, "OnnxModule").eval()
+    name = re.sub(r"\W|^(?=\d)", "_", document.path.stem)
+    module = fx.GraphModule(builder.modules, builder.graph, name).eval()
     module.graph.eliminate_dead_code()
     module.recompile()
     batch = None if _takes_any_batch(module, document, shapes) else document.input_shape[0]
@@ -251,7 +253,7 @@ def _translate(builder: Builder, node: OnnxNode, operators: Mapping[str, Operato
         return f"{place}: operators of the domain '{node.domain}' are not supported"
     if all(name in builder.constants for name in given) or (node.op in ("Shape", "Size") and _maps(builder, given)):
         return _compute(builder, node, place)
-    if node.op not in operators:
+    if node.op not in (*operators, "Shape", "Size"):
         return f"{place}: this operator is not supported"
     if not all(name in builder.constants or name in builder.maps for name in given):
         return None  # an earlier node was refused, and is named

@@ -162,6 +162,21 @@ def _range(indices: list[int]) -> slice | list[int]:
     return indices
 
 
+def expand(call: Call) -> Result:
+    """Expand to constant sizes: axes of one element are repeated."""
+    shape, sizes = call.shape(0), [int(size) for size in call.constant(1).reshape(-1)]
+    rank = max(len(shape), len(sizes))
+    padded = [*[1] * (rank - len(shape)), *shape]
+    sizes = [max(a, b) for a, b in zip(padded, [*[1] * (rank - len(sizes)), *sizes], strict=True)]
+    same_images = rank == len(shape) and sizes[0] == shape[0]
+    return call.builder.call(torch.Tensor.expand, call.map(0), (-1 if same_images else sizes[0], *sizes[1:]))
+
+
+def tile(call: Call) -> Result:
+    """Tile by constant numbers of repetitions."""
+    return call.builder.call(torch.Tensor.repeat, call.map(0), tuple(int(n) for n in call.constant(1).reshape(-1)))
+
+
 def depth_to_space(call: Call) -> Result:
     """DepthToSpace: channels to pixels, in either order."""
     block, (_, c, h, w) = int(call.attribute("blocksize")), call.shape(0)
@@ -190,6 +205,8 @@ MOVES: dict[str, Operator] = {
     "Squeeze": squeeze,
     "Unsqueeze": unsqueeze,
     "Pad": pad,
+    "Expand": expand,
+    "Tile": tile,
     "Gather": gather,
     "DepthToSpace": depth_to_space,
     "SpaceToDepth": space_to_depth,
