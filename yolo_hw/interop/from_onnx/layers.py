@@ -60,8 +60,8 @@ def conv_transpose(call: Call) -> Result:
 
     def make() -> nn.Module:
         channels = (weight.shape[0], weight.shape[1] * groups)
-        options = (kernel, stride, pads[:2], extra, groups, bias is not None, dilation)
-        return nn.ConvTranspose2d(*channels, *options, **NO_MEMORY)
+        options = {"bias": bias is not None, "dilation": dilation, **NO_MEMORY}
+        return nn.ConvTranspose2d(*channels, kernel, stride, pads[:2], extra, groups, **options)
 
     return layer(call, make, {"weight": weight} | ({} if bias is None else {"bias": bias}), call.map(0))
 
