@@ -84,10 +84,13 @@ def _shared(result: Any) -> Any:  # noqa: ANN401 - a value or several
 
 
 def _as_output(tracer: Tracer, value: Value) -> Value:
-    """Return a map as one tensor; what is no map any more is put together from its sources by the host."""
-    if len(value.shape) != 3 or value.index is None:
+    """Return a map as one tensor; what nodes cannot put in order, or is no map any more, the host puts in order."""
+    if len(value.shape) != len(Shape._fields) or value.whole:
         return value
-    return Value.of(tracer.gathered(value))
+    try:
+        return Value.of(tracer.gathered(value))
+    except QuantError:
+        return value
 
 
 def _pack(leaves: list[Any], outputs: list[Source], captured: Captured) -> Pack:

@@ -32,6 +32,7 @@ from yolo_hw.quant.plan import QuantPlan
 from yolo_hw.quant.qat.config import QatConfig
 from yolo_hw.quant.qat.conv import QatConv
 from yolo_hw.quant.qat.quantiser import FracLimits, Grid, Quantiser, make_quantiser
+from yolo_hw.quant.qat.shared import share_parameters
 from yolo_hw.quant.source import ConvSource, TracedModel
 from yolo_hw.quant.tables import ARITHMETIC, build_table
 
@@ -79,6 +80,7 @@ class QatModel(nn.Module):
                 self.arguments[_key(node.name)] = self._activation_quantiser(config.activation_bits(node.name), True)
             if isinstance(node, FoldedConv):
                 self.convs[_key(node.name)] = self._make_conv(node, traced.sources[node.name])
+        share_parameters({name: self.conv(name) for name in traced.sources}, traced.sources)
         self.register_buffer("calibrated", torch.tensor(False))
 
     def _activation_quantiser(self, bits: int, signed: bool) -> Quantiser:

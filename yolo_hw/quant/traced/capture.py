@@ -17,9 +17,6 @@ from torch.export import ExportedProgram
 from yolo_hw.errors import QuantError
 from yolo_hw.quant.traced.values import BATCH
 
-IMAGE_SIZES = 3
-"""Channels, height, width."""
-
 
 @dataclass(frozen=True, eq=False)
 class Captured:

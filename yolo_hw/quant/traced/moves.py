@@ -24,7 +24,7 @@ MOVES = frozenset(
         aten.split, aten.split_with_sizes, aten.unbind, aten.unsafe_chunk, aten.unsafe_split,
         aten.unsafe_split_with_sizes, aten.cat, aten.stack, aten.pad, aten.constant_pad_nd, aten.reflection_pad2d,
         aten.replication_pad2d, aten.pixel_shuffle, aten.pixel_unshuffle, aten.channel_shuffle, aten.flip, aten.roll,
-        aten.upsample_nearest2d, aten.index, aten.index_select,
+        aten.upsample_nearest2d, aten.index, aten.index_select, aten.slice_scatter, aten.select_scatter,
     }
 )  # fmt: skip
 """What needs no translation of its own."""
@@ -36,6 +36,9 @@ IDENTITIES = frozenset(
     {aten.contiguous, aten.clone, aten.alias, aten.detach, aten.lift_fresh_copy, aten.to, aten._to_copy, aten.type_as}
 )
 """Operators whose result is their first argument; a change of the number format is none of the values' meaning."""
+
+OF_SIZES = frozenset({aten.zeros_like, aten.ones_like, aten.full_like, aten.new_zeros, aten.new_ones, aten.new_full})
+"""Constants as large as their argument."""
 
 DROPOUTS = frozenset({aten.dropout, aten.dropout_, aten.feature_dropout, aten.alpha_dropout, aten.native_dropout})
 
@@ -53,19 +56,23 @@ def move(op: Operator, target: OpOverload, args: dict[str, Any]) -> Value | list
     """
     if args.get("mode", "constant") == "constant" and args.get("value") not in (None, 0):
         raise op.refuse(f"padding must be zero, got {args['value']}")
-    items = args["tensors"] if "tensors" in args else [args["input" if "input" in args else "self"]]
+    roles = [role for role in ("tensors", "input", "self", "src") if role in args]
+    items = [item for role in roles for item in (args[role] if role == "tensors" else [args[role]])]
     values = [item if isinstance(item, Value) else _zeros(op, item) for item in items]
-    rest = {name: value for name, value in args.items() if name not in ("tensors", "input", "self")}
+    rest = {name: value for name, value in args.items() if name not in roles}
     rest = tree_map(lambda x: _like(x) if isinstance(x, Value) else x, rest)
 
     def apply(tensors: list[Tensor]) -> Tensor | Sequence[Tensor]:
-        if "tensors" in args:
-            return target(tensors, **rest)  # type: ignore[no-any-return]
-        return target(tensors[0], **rest)  # type: ignore[no-any-return]
+        return target(*([tensors] if roles == ["tensors"] else tensors), **rest)  # type: ignore[no-any-return]
 
     found = rearranged(apply, values, op.name)
     single = len(found) == 1 and not str(target._schema.returns[0].type).startswith("List")
     return found[0] if single else found
+
+
+def constant_of_sizes(target: OpOverload, args: dict[str, Any]) -> Tensor:
+    """Execute one of `OF_SIZES`."""
+    return target(_like(args.pop("self")), **args)  # type: ignore[no-any-return]
 
 
 def _like(value: Value) -> Tensor:

@@ -14,7 +14,7 @@ from torch._ops import OpOverload
 from torch.utils._pytree import tree_leaves
 
 from yolo_hw.quant.traced import pointwise, windows
-from yolo_hw.quant.traced.moves import DROPOUTS, IDENTITIES, MOVES, SETTLED, move
+from yolo_hw.quant.traced.moves import DROPOUTS, IDENTITIES, MOVES, OF_SIZES, SETTLED, constant_of_sizes, move
 from yolo_hw.quant.traced.tracer import Operator, Tracer
 from yolo_hw.quant.traced.values import Value
 
@@ -87,6 +87,8 @@ def translate(tracer: Tracer, node: fx.Node, op: Operator, args: tuple[Any, ...]
         if named["train"]:
             raise op.refuse("must not drop anything: put the module into evaluation mode")
         return named["input"]
+    if packet in OF_SIZES:
+        return constant_of_sizes(node.target, named)
     if packet in MOVES:
         moved = move(op, node.target, named)
         return tracer.settled(moved) if packet in SETTLED and isinstance(moved, Value) else moved

@@ -101,7 +101,8 @@ def add(tracer: Tracer, op: Operator, args: Args, sign: int = 1) -> Value:
     factor = sign * args.get("alpha", 1)
     left, right = args["self"], args["other"]
     if not isinstance(right, Value):
-        return tracer.affine(left, None, _tensor(tracer, right) * factor, op)
+        constant = _tensor(tracer, right)
+        return tracer.affine(left, None, constant if factor == 1 else constant * factor, op)
     if factor != 1:
         right = tracer.affine(right, _tensor(tracer, factor), None, _part(op, "scaled"))
     if not isinstance(left, Value):

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Convolutions that use the same parameters of the float model go on sharing them in training."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from yolo_hw.errors import QuantError
+from yolo_hw.quant.qat.conv import QatConv
+from yolo_hw.quant.source import ConvSource, norm_vectors
+
+
+def share_parameters(convs: dict[str, QatConv], sources: dict[str, ConvSource]) -> None:
+    """Give convolutions of the same weight, bias or batch norm the same one again, as a head does on several maps.
+
+    Args:
+        convs: By name of node, with copies of their sources' parameters.
+        sources: By name of node.
+
+    Raises:
+        QuantError: Two layers use one parameter in different shapes, so that it cannot be trained as one.
+    """
+    first: dict[int, tuple[str, str]] = {}
+    for name, source in sources.items():
+        for role, tensor in _parameters(source).items():
+            owner, its_role = first.setdefault(tensor.data_ptr(), (name, role))
+            if owner == name and its_role == role:
+                continue
+            mine, other = getattr(convs[name], role), getattr(convs[owner], its_role)
+            if role != its_role or (isinstance(mine, Tensor) and mine.shape != other.shape):
+                raise QuantError(
+                    f"{name}: its {role} is the {its_role} of {owner}, too, in another shape; quantisation-aware "
+                    "training needs layers that share parameters to be alike"
+                )
+            setattr(convs[name], role, other)
+
+
+def _parameters(source: ConvSource) -> dict[str, Tensor]:
+    """Return what a source trains: a batch norm by its running mean, the one tensor each has."""
+    found = {} if source.fixed else {"weight": source.weight}
+    if source.bias is not None and not source.fixed_bias:
+        found["bias"] = source.bias
+    if source.norm is not None:
+        found["norm"] = norm_vectors(source.norm)[2]
+    return found
