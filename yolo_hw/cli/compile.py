@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``yolo-hw compile``: from cfg, weights and calibration images to a verified bundle."""
+"""``yolo-hw compile``: from a network, of darknet or in ONNX, and calibration images to a verified bundle."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hls_export.bundle.golden import GoldenOptions
 from hls_export.config import AcceleratorConfig
 from yolo_hw.cli.console import mebibytes, millions, print_json, print_table, step_progress
 from yolo_hw.cli.main import EXIT_DIFFERENCE
+from yolo_hw.cli.onnx_options import onnx_options, onnx_source
 from yolo_hw.cli.options import BatchNormEpsilon, FilePath, quant_config, quant_options
 from yolo_hw.cli.verify import SkippableCheck, report_rows, verdict
 from yolo_hw.data.preprocess import Resize
@@ -23,9 +24,10 @@ from yolo_hw.pipeline import CompileConfig, CompileState, compile_network
     "compile",
     epilog="Example: yolo-hw compile --cfg net.cfg --weights net.weights --calib images/ --tile 16x16 --out build/",
 )
-@click.option("--cfg", type=FilePath, required=True, help="Darknet cfg.")
+@click.option("--cfg", type=FilePath, help="Darknet cfg.")
 @click.option("--weights", type=FilePath, help="Darknet weights.")
 @click.option("--random-weights", is_flag=True, help="Take random weights, to try a cfg without a trained network.")
+@onnx_options
 @click.option("--calib", type=FilePath, required=True, help="Calibration images: a folder, an image or a list.")
 @click.option("--out", type=FilePath, required=True, help="Folder of the bundle; an older bundle there is replaced.")
 @quant_options
@@ -46,12 +48,16 @@ from yolo_hw.pipeline import CompileConfig, CompileState, compile_network
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(**options: Any) -> int:  # noqa: ANN401
     """Quantise, plan, export and verify a network in one go. Exit code 1 if any check fails."""
-    if (options["weights"] is None) != options["random_weights"]:
+    if (options["cfg"] is None) == (options["onnx"] is None):
+        raise click.UsageError("name one network: --cfg, or --onnx")
+    onnx = onnx_source(options)
+    if onnx is None and (options["weights"] is None) != options["random_weights"]:
         raise click.UsageError("give --weights, or --random-weights")
     tm, tn = AcceleratorConfig.parse_tile(options["tile"])
     config = CompileConfig(
         cfg=options["cfg"],
         weights=options["weights"],
+        onnx=onnx,
         calib=options["calib"],
         out=options["out"],
         quant=quant_config(options),
