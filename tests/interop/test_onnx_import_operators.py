@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every supported operator, written by hand with ordinary and odd attributes, against onnxruntime."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from support.onnx_models import SHAPE, assert_close, assert_imports, module_outputs, node, write_model
+from support.data import REPOSITORY
+from support.onnx_models import SHAPE, assert_close, assert_imports, module_outputs, node, runtime, write_model
 from torch import nn
 
 from yolo_hw.interop.onnx_import import OPERATORS, import_onnx
@@ -299,6 +301,36 @@ def test_weights_that_are_used_twice_stay_one_layer(tmp_path):
     assert len(list(imported.model.parameters())) == 1
 
 
+@pytest.mark.parametrize("other", [{"alpha": 2.0}, {"transB": 1}], ids=str)
+def test_weights_that_are_used_in_two_ways_are_two_layers(other, tmp_path):
+    nodes = [node("GlobalAveragePool", ["x"], "p"), node("Flatten", ["p"], "a"), node("Gemm", ["a", "w"], "b"),
+             node("Gemm", ["b", "w"], "y", **other)]  # fmt: skip
+    imported = assert_imports(write_model(tmp_path / "m.onnx", nodes, {"w": numbers(4, 4)}))
+    assert len(list(imported.model.parameters())) == 2
+
+
+def test_names_that_torch_would_misunderstand(tmp_path):
+    """Methods of modules, a layer inside of a layer, digits, blanks."""
+    weight, row = numbers(4, 4, 1, 1), numbers(4, 1, 1)
+    constants = {"type.weight": weight, "type.float.weight": weight, "9:1/a b": row, "training": row}
+    nodes = [node("Conv", ["x", "type.weight"], "a"), node("Conv", ["a", "type.float.weight"], "b"),
+             node("Mul", ["b", "9:1/a b"], "c"), node("Add", ["c", "training"], "constants"),
+             node("Relu", ["constants"], "forward"), node("Tanh", ["forward"], "0")]  # fmt: skip
+    imported = assert_imports(write_model(tmp_path / "m.onnx", nodes, constants))
+    keys = {"type_.conv.weight", "type_.float_.weight", "constants.9_1_a_b", "constants.training_"}
+    assert set(imported.model.state_dict()) == keys
+
+
+def test_a_file_for_several_images(tmp_path):
+    nodes = [node("Reshape", ["x", "s"], "a"), node("Softmax", ["a"], "y", axis=1)]
+    path = write_model(tmp_path / "m.onnx", nodes, {"s": integers(3, 4, -1)}, shape=(3, 4, 6, 8))
+    imported = import_onnx(path, keep_tail=True)
+    assert imported.batch is None
+    x = numbers(3, 4, 6, 8)
+    assert_close(runtime(path, x), module_outputs(imported.model, x))
+    assert_close([runtime(path, x)[0][:2]], module_outputs(imported.model, x[:2]))
+
+
 def test_shapes_are_computed(tmp_path):
     """Shape, Gather, Unsqueeze, Concat, Cast, ConstantOfShape, Range as exporters write them with free sizes."""
     constants = {"zero": np.int64(0), "one": np.int64(1), "axis": integers(0), "rest": integers(-1), "w": np.int64(3)}
@@ -339,3 +371,11 @@ def test_sizes_that_fix_the_number_of_images_are_reported(tmp_path):
 def test_every_operator_has_a_case():
     own = {"Silu", "Relu6", "Hardsigmoid", "Linear"}
     assert set(OPERATORS) - own - {case.op for case in CASES} == {"Gemm", "Log", "Sqrt"}
+
+
+def test_the_page_names_every_operator():
+    page = (REPOSITORY / "docs" / "onnx_import.md").read_text("utf-8").split("## Operators")[1]
+    named = {word for row in re.findall(r"^\| ([^|]+) \|", page, re.MULTILINE) for word in row.split()}
+    own = {"Silu", "Relu6", "Hardsigmoid", "Linear"}
+    vanish = {"Constant", "Identity", "Dropout", "Cast", "Shape", "Size"}
+    assert named - {"operators", "---"} == set(OPERATORS) - own | vanish

@@ -159,6 +159,21 @@ def test_outputs_without_one_are_cut(name, tmp_path):
     assert ends(write_model(tmp_path / "m.onnx", [CONV, *nodes], W)) == wanted
 
 
+def test_maps_that_are_joined_with_themselves_many_times(tmp_path):
+    """Every path to the convolution is one of 2**40."""
+    joins = [
+        node("Concat", [name, name], f"a{i}", axis=1) for i, name in enumerate(["a", *[f"a{i}" for i in range(39)]])
+    ]
+    nodes = [node("Slice", [f"a{i}", "zero", "six", "one"], f"b{i}") for i in range(40)]
+    chain = [CONV]
+    for i, (join, cut) in enumerate(zip(joins, nodes, strict=True)):
+        join.input[:] = [f"b{i - 1}" if i else "a"] * 2
+        chain += [join, cut]
+    ends_in = [node("Exp", ["b39"], "y")]
+    numbers = {"zero": integers(0), "six": integers(6), "one": integers(1)}
+    assert ends(write_model(tmp_path / "m.onnx", [*chain, *ends_in], W | numbers)) == ["a"]
+
+
 def test_each_output_is_looked_at_alone(tmp_path):
     nodes = [CONV, node("Relu", ["a"], "y"), node("Conv", ["y", "v"], "b"), node("Softmax", ["b"], "z", axis=1)]
     path = write_model(tmp_path / "m.onnx", nodes, W | {"v": weights(3, 6, 1, 1)}, outputs=["y", "z"])

@@ -72,7 +72,7 @@ class Builder:
         """Add a tensor that is no parameter."""
         key = ("buffer", name)
         if key not in self.shared:
-            path = self.names.free("constants." + name.replace(".", "_").replace("/", "_").replace(":", "_"))
+            path = self.names.take_constant(name)
             self.shared[key], self.state[path] = path, as_tensor(name, value)
             self.modules[path] = torch.empty(value.shape, device="meta", dtype=self.state[path].dtype)
         node = self.graph.get_attr(self.shared[key])

@@ -21,10 +21,10 @@ Pads = tuple[int, int, int, int]
 
 
 def layer(call: Call, make: Callable[[], nn.Module], tensors: dict[str, Array], x: fx.Node) -> fx.Node:
-    """Add a module with the arrays of the file; one that has the same ones with the same options is called again."""
+    """Add a module with the arrays of the file; one with the same arrays and options is called again."""
     arrays = {key: as_tensor(f"{call.node.name}.{key}", value) for key, value in tensors.items()}
     fresh = make()
-    key = (call.node.inputs[1:], repr(fresh))
+    key = (call.node.op, call.node.inputs[1:], repr(call.node.attributes), repr(fresh))
     builder = call.builder
     if key not in builder.shared:
         path = builder.shared[key] = call.path

@@ -11,6 +11,9 @@ from torch import nn
 
 from yolo_hw.interop.from_onnx.document import OnnxNode
 
+CONSTANTS = "constants"
+"""What holds the tensors that are no layer's."""
+
 
 class ModuleNames:
     """Gives every layer a path of its own that is no part of another's."""
@@ -20,6 +23,7 @@ class ModuleNames:
         self._paths = {node.outputs[0]: _path(node, constants) for node in nodes}
         parts = [path.split(".") for path in self._paths.values()]
         self._containers = {".".join(part[:i]) for part in parts for i in range(len(part))}
+        self._containers.add(CONSTANTS)
         self._taken: set[str] = set()
 
     def take(self, node: OnnxNode) -> str:
@@ -27,9 +31,13 @@ class ModuleNames:
         path = self._paths[node.outputs[0]]
         if path in self._containers:
             path = f"{path}.{node.op.lower()}".lstrip(".")
-        return self.free(path)
+        return self._free(path)
 
-    def free(self, path: str) -> str:
+    def take_constant(self, tensor: str) -> str:
+        """Return a free path for a constant of the file."""
+        return self._free(f"{CONSTANTS}.{_valid([tensor])}")
+
+    def _free(self, path: str) -> str:
         """Return the path, or one like it that nothing else has."""
         chosen, count = path, 1
         while chosen in self._taken or chosen in self._containers:

@@ -109,14 +109,21 @@ class _Parts:
 
     def above_gates(self, tensor: str) -> list[str]:
         """Return the maps that concatenations, slices, gates and scalings of the tail have made `tensor` of."""
-        node = self.producer(tensor)
-        if node is None:
-            return [tensor]
+        found, seen, waiting = list[str](), {tensor}, [tensor]
+        while waiting:
+            name = waiting.pop()
+            node = self.producer(name)
+            if node is None or not self._is_gate(node):
+                found.append(name)
+                continue
+            waiting += [one for one in self.inputs(node) if one not in seen]
+            seen |= set(node.inputs)
+        return found
+
+    def _is_gate(self, node: OnnxNode) -> bool:
         constants = [self.simplified.constants.get(name) for name in node.inputs]
         scaled = node.op in SCALING and any(value is not None and value.size == 1 for value in constants)
-        if not scaled and node.op not in (*GATES, "Concat", "Split", "Slice"):
-            return [tensor]
-        return [one for name in self.inputs(node) for one in self.above_gates(name)]
+        return scaled or node.op in (*GATES, "Concat", "Split", "Slice")
 
 
 def cut_by_default(document: OnnxDocument, simplified: Simplified) -> Cut:
