@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Post-training quantisation with the default options keeps the accuracy of a real network."""
+"""Post-training quantisation with the default options keeps the accuracy of real networks."""
 
+import numpy as np
 import pytest
 from support.data import data_path, real_network
 
 from yolo_hw.data import load_batches, open_dataset, read_names
+from yolo_hw.data.classification import open_classification
 from yolo_hw.evaluate.detector import DetectorConfig, FloatRunner, detect_files
 from yolo_hw.evaluate.int_runner import IntRunner
 from yolo_hw.evaluate.metrics import evaluate_detections, match_classes
+from yolo_hw.intgraph import image_codes
+from yolo_hw.intgraph.engine import Engine
+from yolo_hw.nn import load_resnet, resnet20
 from yolo_hw.nn.darknet import load_darknet
 from yolo_hw.nn.nms import NmsConfig
 from yolo_hw.quant import quantise_model
+from yolo_hw.train import measure_accuracy
 
 ALLOWED_LOSS = 0.02
 """AP50 the 8-bit network may lie below the float one: 2.0 points."""
@@ -36,3 +42,20 @@ def test_yolo_fastest_in_8_bits_loses_at_most_two_points():
     in_integers = average_precision(IntRunner(graph, threads=1), dataset, class_map)
     assert in_float > 0.3  # the network works at all; an independent figure is 35.27
     assert in_integers >= in_float - ALLOWED_LOSS
+
+
+ALLOWED_LOSS_OF_A_CLASSIFIER = 0.01
+"""Top-1 accuracy; of the 1000 images, 10."""
+
+
+@pytest.mark.slow
+def test_resnet20_in_8_bits_loses_at_most_one_point():
+    model = resnet20().eval()
+    load_resnet(model, data_path("weights/resnet_cifar10/resnet20-12fca82f.th"))
+    dataset = open_classification(data_path("cifar10_subset"))
+    images = np.stack([dataset.image(i) for i in range(len(dataset))])
+    engine = Engine(quantise_model(model, [images[::20]]), threads=1)
+    found = [int(engine.run(image_codes(image))[0].argmax()) for image in images]
+    in_float = measure_accuracy(model, dataset).top1
+    assert in_float > 0.78
+    assert float(np.mean(found == dataset.labels)) >= in_float - ALLOWED_LOSS_OF_A_CLASSIFIER

@@ -9,26 +9,27 @@ import numpy as np
 import torch
 from support.random_graph import adversarial_inputs, random_input
 from support.random_net import make_images
+from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from yolo_hw.intgraph import IntGraph, execute, image_codes
 from yolo_hw.intgraph.engine import Engine
-from yolo_hw.nn.darknet import Darknet
 from yolo_hw.quant import QuantConfig
 from yolo_hw.quant.qat import QatConfig, QatModel, lower_model, prepare_qat
 
 
-def images_of(model: Darknet, seed: int = 0) -> torch.Tensor:
+def images_of(model: nn.Module, seed: int = 0) -> torch.Tensor:
     """Return images [4, C, H, W] in [0, 1]."""
     return torch.from_numpy(make_images(model, seed=seed)).permute(0, 3, 1, 2).float() / 255
 
 
-def trained_qat(model: Darknet, config: QuantConfig, qat: QatConfig, steps: int = 4) -> QatModel:
+def trained_qat(model: nn.Module, config: QuantConfig, qat: QatConfig, steps: int = 4) -> QatModel:
     """Quantise a model and make steps that pull its outputs toward other ones, so that all parameters move."""
     prepared = prepare_qat(model, config, qat=qat, batches=[make_images(model)]).train()
     optimizer = torch.optim.Adam(prepared.parameters(), lr=0.02)
     generator = torch.Generator().manual_seed(1)
     for step in range(steps):
-        outputs = prepared(images_of(model, seed=step))
+        outputs = tree_leaves(prepared(images_of(model, seed=step)))
         wanted = [torch.randn(y.shape, generator=generator) for y in outputs]
         loss = torch.stack([((y - w) ** 2).mean() for y, w in zip(outputs, wanted, strict=True)]).sum()
         optimizer.zero_grad()

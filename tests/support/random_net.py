@@ -9,8 +9,10 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 from support.networks import CfgWriter, build, random_weights
+from support.zoo import INPUT_SIZE
+from torch import nn
 
-from yolo_hw.darknet.layers import ACTIVATIONS
+from yolo_hw.darknet.layers import ACTIVATIONS, Shape
 from yolo_hw.nn.darknet import Darknet
 from yolo_hw.quant import Calibrated, QuantConfig, calibrate, fold_model
 
@@ -128,10 +130,10 @@ def make_net(text: str, seed: int = 0) -> Darknet:
     return model.eval()
 
 
-def make_images(model: Darknet, count: int = 4, seed: int = 0) -> npt.NDArray[np.uint8]:
-    """Return smooth random images [N, H, W, C] of the network's size, dark and bright pixels included."""
+def make_images(model: nn.Module, count: int = 4, seed: int = 0) -> npt.NDArray[np.uint8]:
+    """Return smooth random images [N, H, W, C], of the network's size or that of the zoo, dark and bright ones."""
     rng = np.random.default_rng(seed)
-    shape = model.network.input
+    shape = model.network.input if isinstance(model, Darknet) else Shape(3, INPUT_SIZE, INPUT_SIZE)
     coarse = rng.integers(0, 256, (count, -(-shape.h // 4), -(-shape.w // 4), shape.c))
     images = coarse.repeat(4, 1).repeat(4, 2)[:, : shape.h, : shape.w] + rng.integers(-20, 21, (count, *shape[1:], 1))
     return images.clip(0, 255).astype(np.uint8)

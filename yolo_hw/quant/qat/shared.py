@@ -18,21 +18,21 @@ def share_parameters(convs: dict[str, QatConv], sources: dict[str, ConvSource]) 
         sources: By name of node.
 
     Raises:
-        QuantError: Two layers use one parameter in different shapes, so that it cannot be trained as one.
+        QuantError: Two layers use one parameter in different forms, so that it cannot be trained as one.
     """
-    first: dict[int, tuple[str, str]] = {}
+    first: dict[int, tuple[str, str, Tensor]] = {}
     for name, source in sources.items():
         for role, tensor in _parameters(source).items():
-            owner, its_role = first.setdefault(tensor.data_ptr(), (name, role))
-            if owner == name and its_role == role:
+            owner, its_role, known = first.setdefault(tensor.data_ptr(), (name, role, tensor))
+            if (owner, its_role) == (name, role):
                 continue
-            mine, other = getattr(convs[name], role), getattr(convs[owner], its_role)
-            if role != its_role or (isinstance(mine, Tensor) and mine.shape != other.shape):
+            form, other = ((which, x.shape, x.stride()) for which, x in ((role, tensor), (its_role, known)))
+            if form != other:
                 raise QuantError(
-                    f"{name}: its {role} is the {its_role} of {owner}, too, in another shape; quantisation-aware "
+                    f"{name}: its {role} is the {its_role} of {owner}, too, in another form; quantisation-aware "
                     "training needs layers that share parameters to be alike"
                 )
-            setattr(convs[name], role, other)
+            setattr(convs[name], role, getattr(convs[owner], role))
 
 
 def _parameters(source: ConvSource) -> dict[str, Tensor]:
