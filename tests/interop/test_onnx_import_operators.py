@@ -294,6 +294,13 @@ def test_copies_vanish(tmp_path):
     assert [n.op for n in imported.model.graph.nodes] == ["placeholder", "call_module", "output"]
 
 
+def test_constants_that_are_cast_like_a_map(tmp_path):
+    nodes = [node("CastLike", ["six", "x"], "c"), node("Relu", ["x"], "r"), node("Div", ["r", "c"], "y"),
+             node("CastLike", ["y", "x"], "z")]  # fmt: skip
+    path = write_model(tmp_path / "m.onnx", nodes, {"six": np.int64(6)})
+    assert assert_imports(path).outputs[0].tensor == "y"
+
+
 def test_weights_that_are_used_twice_stay_one_layer(tmp_path):
     nodes = [node("Conv", ["x", "w"], "a", pads=[1] * 4), node("Relu", ["a"], "b"),
              node("Conv", ["b", "w"], "y", pads=[1] * 4)]  # fmt: skip
@@ -377,5 +384,5 @@ def test_the_page_names_every_operator():
     page = (REPOSITORY / "docs" / "onnx_import.md").read_text("utf-8").split("## Operators")[1]
     named = {word for row in re.findall(r"^\| ([^|]+) \|", page, re.MULTILINE) for word in row.split()}
     own = {"Silu", "Relu6", "Hardsigmoid", "Linear"}
-    vanish = {"Constant", "Identity", "Dropout", "Cast", "Shape", "Size"}
+    vanish = {"Constant", "Identity", "Dropout", "Cast", "CastLike", "Shape", "Size"}
     assert named - {"operators", "---"} == set(OPERATORS) - own | vanish

@@ -88,6 +88,10 @@ def simplify(document: OnnxDocument) -> Simplified:
         if node.op == "Constant" and (value := constant_value(node)) is not None:
             graph.constants[node.outputs[0]] = value
             continue
+        if node.op == "CastLike" and node.inputs[0] in graph.constants:
+            like = graph.constants.get(node.inputs[1], np.zeros(0, np.float32))  # maps are float32
+            graph.constants[node.outputs[0]] = graph.constants[node.inputs[0]].astype(like.dtype)
+            continue
         if _copies(node, graph):
             graph.alias[node.outputs[0]] = node.inputs[0]
             continue
@@ -103,6 +107,8 @@ def _copies(node: OnnxNode, graph: Simplified) -> bool:
         return True
     if node.op == "Dropout":
         return len([name for name in node.outputs if name]) == 1
+    if node.op == "CastLike":
+        return node.inputs[0] not in graph.constants and node.inputs[1] not in graph.constants
     return node.op == "Cast" and node.inputs[0] not in graph.constants and node.attributes.get("to") in FLOATS
 
 
