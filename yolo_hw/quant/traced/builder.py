@@ -61,7 +61,7 @@ class Builder:
         if x == self.image:
             source = replace(source, gain=PIXEL_GAIN)
             if source.fixed and groups == x.shape.c and source.weight.shape[1] == 1:
-                source, groups = replace(source, weight=_dense(source.weight)), 1  # accelerators read images so
+                source, groups = replace(source, weight=_dense(source.weight)), 1  # all an accelerator has for images
         weight, bias = source.folded()
         name = self.unique(name)
         self.sources[name] = source
