@@ -48,6 +48,10 @@ class ExportError(YoloHwError):
     """A graph that the accelerator cannot run, or an export option outside its range."""
 
 
+class OnnxError(YoloHwError):
+    """An ONNX file that cannot be read safely, or that has operators without a form in this library."""
+
+
 class OutputError(YoloHwError):
     """An output path that cannot be written without destroying something else."""
 

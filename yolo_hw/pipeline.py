@@ -7,12 +7,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from torch import nn
 
 from hls_export.bundle import ExportOptions, GoldenOptions, export_bundle
 from hls_export.bundle.golden import ADVERSARIAL, adversarial_input
@@ -21,16 +22,18 @@ from hls_export.config import AcceleratorConfig
 from hls_export.plan import AcceleratorPlan
 from hls_export.verify import VerifyReport, first_difference, require_compiler, verify_bundle
 from yolo_hw.atomic import check_replaceable
+from yolo_hw.darknet.layers import Shape
 from yolo_hw.data.image import find_images, read_image
 from yolo_hw.data.preprocess import Resize, fit_image
-from yolo_hw.errors import DataError, QuantError
+from yolo_hw.errors import DataError, QuantError, YoloHwError
 from yolo_hw.fixedpoint import IntArray
+from yolo_hw.interop.onnx_import import InputConvention, import_onnx
 from yolo_hw.intgraph.execute import execute, image_codes
 from yolo_hw.intgraph.graph import IntGraph
-from yolo_hw.nn.darknet import DARKNET_BN_EPS, Darknet, load_darknet
+from yolo_hw.nn.darknet import DARKNET_BN_EPS, load_darknet
 from yolo_hw.quant.calibrate import Calibrated, ImageBatch, calibrate
 from yolo_hw.quant.config import QuantConfig
-from yolo_hw.quant.fold import trace_darknet
+from yolo_hw.quant.fold import trace_model
 from yolo_hw.quant.lower import lower_graph
 from yolo_hw.quant.moments import batch_norm_moments
 from yolo_hw.quant.ptq_search import SearchProgress, SearchResult, search_ptq
@@ -53,13 +56,29 @@ class Progress:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompileConfig:
-    """Everything ``compile`` needs."""
+class OnnxSource:
+    """A network in an ONNX file."""
 
-    cfg: Path
+    path: Path
+    """The file."""
+    input_size: tuple[int, int] | None = None
+    """(height, width) where the file leaves them free."""
+    outputs: tuple[str, ...] | None = None
+    """Where the network is to end; None: the last maps before its decoding."""
+    convention: InputConvention = field(default_factory=InputConvention)
+    """What it takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompileConfig:
+    """Everything ``compile`` needs. The network is `cfg` and `weights`, or `onnx`."""
+
+    cfg: Path | None = None
     """Darknet cfg."""
-    weights: Path | None
+    weights: Path | None = None
     """Darknet weights; None takes random ones, for trying a cfg."""
+    onnx: OnnxSource | None = None
+    """An ONNX file instead."""
     calib: Path
     """Calibration images: a folder, an image or a list."""
     out: Path
@@ -89,6 +108,10 @@ class CompileConfig:
     size: tuple[int, int] | None = None
     """(height, width) of the input instead of the cfg's."""
 
+    def __post_init__(self) -> None:
+        if (self.cfg is None) == (self.onnx is None):
+            raise YoloHwError("name one network: a cfg, or an ONNX file")
+
 
 @dataclass
 class CompileState:
@@ -96,7 +119,8 @@ class CompileState:
 
     config: CompileConfig
     progress: Progress
-    model: Darknet | None = None
+    model: nn.Module | None = None
+    input_shape: Shape | None = None
     images: list[npt.NDArray[np.uint8]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     search: SearchResult | None = None
@@ -115,24 +139,33 @@ def check_output(state: CompileState) -> None:
 
 
 def load_model(state: CompileState) -> None:
-    """Read cfg and weights."""
+    """Read cfg and weights, or an ONNX file."""
     config = state.config
-    state.model = load_darknet(
-        config.cfg, config.weights, bn_eps=config.bn_eps, lenient=config.lenient, size=config.size
-    )
-    for warning in state.model.network.warnings:
-        state.progress.warn(f"warning: {warning}")
+    if config.onnx is not None:
+        source = config.onnx
+        imported = import_onnx(
+            source.path, input_size=source.input_size, outputs=source.outputs, convention=source.convention
+        )
+        state.model, state.input_shape = imported.model, imported.input_shape
+        notes: Iterable[str] = imported.notes
+    else:
+        assert config.cfg is not None
+        model = load_darknet(config.cfg, config.weights, bn_eps=config.bn_eps, lenient=config.lenient, size=config.size)
+        state.model, state.input_shape = model, model.network.input
+        notes = (f"warning: {warning}" for warning in model.network.warnings)
+    for text in notes:
+        state.progress.warn(text)
 
 
 def load_images(state: CompileState) -> None:
     """Read the calibration images; unreadable ones are named and left out."""
-    assert state.model is not None
+    assert state.input_shape is not None
     paths = find_images(state.config.calib)
     for path in paths:
         if len(state.images) == state.config.max_calib:
             break
         try:
-            image, _ = fit_image(read_image(path), state.model.network.input, state.config.resize)
+            image, _ = fit_image(read_image(path), state.input_shape, state.config.resize)
         except DataError as error:
             state.skipped.append(str(error))
             state.progress.warn(f"skipped: {error}")
@@ -158,7 +191,7 @@ def calibrate_model(state: CompileState) -> None:
         )
         state.calibrated = state.search.calibrated
         return
-    traced = trace_darknet(state.model)
+    traced = trace_model(state.model, state.input_shape)
     moments = batch_norm_moments(traced)
     state.calibrated = calibrate(traced.graph, batches, state.config.quant, state.progress.advance, moments)
 
@@ -205,7 +238,8 @@ def write_bundle(state: CompileState) -> None:
     """Export everything."""
     assert state.graph is not None
     config = state.config
-    source = {"cfg": _digest(config.cfg)} | ({"weights": _digest(config.weights)} if config.weights else {})
+    files = {"cfg": config.cfg, "weights": config.weights, "onnx": None if config.onnx is None else config.onnx.path}
+    source = {role: _digest(path) for role, path in files.items() if path is not None}
     options = ExportOptions(golden_images(state), source, config.golden)
     state.plan = export_bundle(
         state.graph,

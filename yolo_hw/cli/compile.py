@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``yolo-hw compile``: from cfg, weights and calibration images to a verified bundle."""
+"""``yolo-hw compile``: from a network, of darknet or in ONNX, and calibration images to a verified bundle."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hls_export.bundle.golden import GoldenOptions
 from hls_export.config import AcceleratorConfig
 from yolo_hw.cli.console import mebibytes, millions, print_json, print_table, step_progress
 from yolo_hw.cli.main import EXIT_DIFFERENCE
+from yolo_hw.cli.onnx_options import onnx_options, onnx_source
 from yolo_hw.cli.options import FilePath, calibration_config, calibration_options, quant_options
 from yolo_hw.cli.verify import SkippableCheck, report_rows, verdict
 from yolo_hw.intgraph.cost import graph_cost
@@ -24,6 +25,7 @@ from yolo_hw.quant.ptq_search import SearchResult
     epilog="Example: yolo-hw compile --cfg net.cfg --weights net.weights --calib images/ --tile 16x16 --out build/",
 )
 @calibration_options
+@onnx_options
 @click.option("--out", type=FilePath, required=True, help="Folder of the bundle; an older bundle there is replaced.")
 @quant_options
 @click.option(
@@ -51,7 +53,7 @@ def command(**options: Any) -> int:  # noqa: ANN401
         raise click.UsageError("--search-log has no effect without --search")
     tm, tn = AcceleratorConfig.parse_tile(options["tile"])
     config = replace(
-        calibration_config(options),
+        calibration_config(options, onnx_source(options)),
         accelerator=AcceleratorConfig(
             tm=tm,
             tn=tn,

@@ -27,6 +27,7 @@ from yolo_hw.evaluate.detector import DetectorConfig, FloatRunner, HeadRunner, d
 from yolo_hw.evaluate.draw import draw_detections
 from yolo_hw.evaluate.int_runner import IntRunner
 from yolo_hw.evaluate.metrics import DetectionMetrics
+from yolo_hw.nn.darknet import Darknet
 from yolo_hw.nn.nms import NmsConfig
 from yolo_hw.pipeline import CompileConfig, CompileState, compile_network
 
@@ -105,7 +106,7 @@ def compile_parts(state: DemoState) -> None:
     )
     with step_progress() as progress:
         state.compiled = compile_network(config, progress)
-    assert state.compiled.model is not None
+    assert isinstance(state.compiled.model, Darknet)
     assert state.compiled.graph is not None
     state.runners = {"float": FloatRunner(state.compiled.model), "int8": IntRunner(state.compiled.graph)}
 

@@ -26,7 +26,15 @@ from yolo_hw.intgraph.check import check_graph
 from yolo_hw.intgraph.graph import IntGraph
 from yolo_hw.intgraph.target_profiles import TARGETS
 from yolo_hw.nn.darknet import DARKNET_BN_EPS, load_darknet
-from yolo_hw.pipeline import CompileConfig, CompileState, calibrate_model, load_images, load_model, lower_model
+from yolo_hw.pipeline import (
+    CompileConfig,
+    CompileState,
+    OnnxSource,
+    calibrate_model,
+    load_images,
+    load_model,
+    lower_model,
+)
 from yolo_hw.quant.config import (
     BITS,
     AdaRoundConfig,
@@ -93,7 +101,7 @@ def calibration_options(function: F) -> F:
     """Add the options that name a float network and its calibration images."""
     for option in reversed(
         [
-            click.option("--cfg", type=FilePath, required=True, help="Darknet cfg."),
+            click.option("--cfg", type=FilePath, help="Darknet cfg."),
             click.option("--weights", type=FilePath, help="Darknet weights."),
             click.option("--random-weights", is_flag=True,
                          help="Take random weights, to try a cfg without a trained network."),
@@ -112,17 +120,24 @@ def calibration_options(function: F) -> F:
     return function
 
 
-def calibration_config(options: dict[str, Any]) -> CompileConfig:
+def calibration_config(options: dict[str, Any], onnx: OnnxSource | None = None) -> CompileConfig:
     """Build what the steps up to the integer graph need from `calibration_options`, `quant_options` and ``out``.
 
+    Args:
+        options: The values.
+        onnx: The network, where it is no cfg.
+
     Raises:
-        UsageError: Neither weights nor random ones are asked for, or both.
+        UsageError: Not one network is named, or neither weights nor random ones are asked for, or both.
     """
-    if (options["weights"] is None) != options["random_weights"]:
+    if (options["cfg"] is None) == (onnx is None):
+        raise click.UsageError("name one network: --cfg, or --onnx" if "onnx" in options else "name the network: --cfg")
+    if onnx is None and (options["weights"] is None) != options["random_weights"]:
         raise click.UsageError("give --weights, or --random-weights")
     return CompileConfig(
         cfg=options["cfg"],
         weights=options["weights"],
+        onnx=onnx,
         calib=options["calib"],
         out=options["out"],
         quant=quant_config(options),

@@ -30,6 +30,7 @@ from yolo_hw.errors import QuantError
 from yolo_hw.evaluate.detector import FloatRunner
 from yolo_hw.intgraph.graph import IntGraph
 from yolo_hw.intgraph.io import save_graph
+from yolo_hw.nn.darknet import Darknet
 from yolo_hw.pipeline import CompileState, calibrate_model, image_batches, load_images, load_model, lower_model
 from yolo_hw.quant import bit_files
 from yolo_hw.quant.accuracy_control import AccuracyTarget, Controlled, Trial, control_accuracy
@@ -99,7 +100,7 @@ def command(**options: Any) -> int:  # noqa: ANN401
     assert state.graph is not None
     subject = Subject(state, state.calibrated, state.graph)
     if options["data"] is not None:
-        assert state.model is not None
+        assert isinstance(state.model, Darknet)
         subject.score = open_score(options, state.model)
     if options["sensitivity"] or budget is not None or options["max_drop"] is not None:
         subject.sensitivity = _scan(subject, scan, options["log"])
@@ -183,7 +184,7 @@ def _choose(subject: Subject, budget: BitBudget, cost: Cost, time_limit: float) 
 def _control(subject: Subject, options: dict[str, Any]) -> None:
     """Raise word lengths until the score is kept."""
     model = subject.state.model
-    assert model is not None
+    assert isinstance(model, Darknet)
     assert subject.score is not None
     assert subject.sensitivity is not None
     baseline = subject.score(FloatRunner(model))

@@ -89,9 +89,8 @@ def read_brevitas(model: nn.Module, example: Tensor, *, leaky: LeakySlope | None
         for node in placed.graph.nodes
         if node.name in placed.arguments
     }
-    return Calibrated(
-        placed.graph, QuantPlan(config, placed.formats, placed.convs, tables, encoder.notes + placed.notes)
-    )
+    plan = QuantPlan(config, placed.formats, placed.convs, tables, encoder.notes + placed.notes)
+    return Calibrated(placed.graph, plan, placed.graph)
 
 
 class _Encoder:

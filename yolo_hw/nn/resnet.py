@@ -38,11 +38,11 @@ class Standardise(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Statistics, std: Statistics) -> None:
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Keep the figures outside of the state dict: they are part of the architecture."""
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).reshape(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).reshape(1, -1, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(tuple(mean)).reshape(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(tuple(std)).reshape(1, -1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to the same shape."""

@@ -18,18 +18,19 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import nn
 
 from yolo_hw.errors import QuantError
 from yolo_hw.intgraph.engine import Engine
 from yolo_hw.intgraph.graph import IntGraph
-from yolo_hw.nn.darknet import Darknet
-from yolo_hw.quant.calibrate import Calibrated, ImageBatch, calibrate
+from yolo_hw.quant.calibrate import Calibrated, ImageBatch, calibrate, shape_of
 from yolo_hw.quant.config import AdaRoundConfig, CorrectBy, EqualiseBy, Observer, QuantConfig
 from yolo_hw.quant.execute import float_parameters, run_folded
-from yolo_hw.quant.fold import fold_model, trace_darknet
+from yolo_hw.quant.fold import trace_model
 from yolo_hw.quant.folded import Float64Array, FoldedGraph
 from yolo_hw.quant.lower import lower_graph
 from yolo_hw.quant.moments import batch_norm_moments
+from yolo_hw.quant.source import TracedModel
 from yolo_hw.search_log import SearchLog, fingerprint, finite, identity_of
 
 HELD_OUT = 4
@@ -121,7 +122,7 @@ class _OutOfTimeError(Exception):
 
 
 def search_ptq(
-    model: Darknet,
+    model: nn.Module,
     images: Sequence[ImageBatch],
     budget_seconds: float,
     score: Score | None = None,
@@ -151,17 +152,18 @@ def search_ptq(
         SearchError: The log is that of another search, or a score is no finite number.
     """
     base = config or QuantConfig()
-    stacked: ImageBatch = np.concatenate(list(images)) if images else np.zeros((0, *model.network.input), np.uint8)
-    needed = 1 if score else 2
-    if len(stacked) < needed:
-        raise QuantError(f"the search needs at least {needed} calibration images, got {len(stacked)}")
+    needed, found = 1 if score else 2, sum(map(len, images))
+    if found < needed:
+        raise QuantError(f"the search needs at least {needed} calibration images, got {found}")
+    stacked: ImageBatch = np.concatenate(list(images))
+    traced = trace_model(model, shape_of([stacked]))
     if score is None:
         held = max(len(stacked) // HELD_OUT, 1)
-        score = HeadNoise(fold_model(model), stacked[-held:])
+        score = HeadNoise(traced.graph, stacked[-held:])
         stacked = stacked[:-held]
     batches = [stacked[i : i + 8] for i in range(0, len(stacked), 8)]
     key = fingerprint(model.state_dict(), base, stacked.tobytes(), identity_of(score))
-    search = _Search(model, batches, score, base, SearchLog(log, key, "ptq"))
+    search = _Search(traced, batches, score, base, SearchLog(log, key, "ptq"))
     return search.run(budget_seconds, report)
 
 
@@ -197,9 +199,8 @@ class _Search:
     """The state of a search; trials of the log are replayed, as the same scores lead to the same next trial."""
 
     def __init__(
-        self, model: Darknet, batches: list[ImageBatch], score: Score, base: QuantConfig, log: SearchLog
+        self, traced: TracedModel, batches: list[ImageBatch], score: Score, base: QuantConfig, log: SearchLog
     ) -> None:
-        traced = trace_darknet(model)
         self.graph, self.moments = traced.graph, batch_norm_moments(traced)
         self.batches = batches
         self.score = score

@@ -60,6 +60,8 @@ class Builder:
         """Add a convolution; one that reads the image gets the pixels' factor."""
         if x == self.image:
             source = replace(source, gain=PIXEL_GAIN)
+            if source.fixed and groups == x.shape.c and source.weight.shape[1] == 1:
+                source, groups = replace(source, weight=_dense(source.weight)), 1  # all an accelerator has for images
         weight, bias = source.folded()
         name = self.unique(name)
         self.sources[name] = source
@@ -122,3 +124,8 @@ class Builder:
             return False
         self.nodes[name] = replace(node, activation=activation)
         return True
+
+
+def _dense(weight: Tensor) -> Tensor:
+    """Return depthwise weights [C, 1, R, S] as [C, C, R, S] with zeros between different channels."""
+    return torch.diag_embed(weight[:, 0].permute(1, 2, 0)).permute(2, 3, 0, 1)
