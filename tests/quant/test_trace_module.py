@@ -267,6 +267,7 @@ REFUSED = {
     "quotient": (lambda m, x: x / (x * x + 1), {}, "only constants can divide"),
     "computed_filter": (lambda m, x: F.conv2d(x, x.mean((0, 2, 3)).reshape(1, WIDTH, 1, 1)), {}, "images or channels"),
     "mixed_images": (lambda m, x: x.flip(0), {}, "images of a batch must stay apart"),
+    "images_apart": (lambda m, x: x[torch.tensor([[0], [1]]), torch.tensor([[0, 1], [1, 0]])], {}, "images of a batch"),
     "folded_batch": (lambda m, x: m.a(x.reshape(-1, 6, 8, 12)), {"a": nn.Conv2d(6, 1, 1)}, "of a batch must stay"),
     "transposed_map": (lambda m, x: m.a(x.transpose(2, 3)), {"a": conv()}, "no nodes bring elements into this order"),
     "nothing": (lambda m, x: m.b, {"b": torch.zeros(3)}, "every output must be computed from the image"),
