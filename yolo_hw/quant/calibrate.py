@@ -123,19 +123,32 @@ def _reshape_channels(
     progress: Progress | None,
 ) -> tuple[FoldedGraph, dict[str, Moments]]:
     """Equalise channels and absorb biases as the options say; return the graph and its moments."""
-    exponents: Exponents = {}
     absorbed: dict[str, Float64Array] = {}
-    if config.equalise is not None:
-        if config.equalise_by is EqualiseBy.WEIGHTS:
-            exponents = weight_exponents(graph)
-        else:
-            largest = {name: np.maximum(-lo, hi) for name, (lo, hi) in _channels(graph, images, progress).items()}
-            exponents = activation_exponents(graph, largest, config.equalise)
-        graph = scale_channels(graph, exponents)
+    exponents = equalising_exponents(graph, images, config, progress)
+    graph = scale_channels(graph, exponents)
     if config.absorb_biases:
         floors = {name: lo for name, (lo, _) in _channels(graph, images, progress).items()}
         graph, absorbed = absorb_biases(graph, floors)
     return graph, changed_moments(moments, exponents, absorbed)
+
+
+def equalising_exponents(
+    graph: FoldedGraph, images: list[ImageBatch], config: QuantConfig, progress: Progress | None = None
+) -> Exponents:
+    """Return the powers of two with which the options even the channels of a graph; none where they are not to be.
+
+    Args:
+        graph: The folded network.
+        images: Calibration images.
+        config: How strongly, and by what.
+        progress: Called after every batch.
+    """
+    if config.equalise is None:
+        return {}
+    if config.equalise_by is EqualiseBy.WEIGHTS:
+        return weight_exponents(graph)
+    largest = {name: np.maximum(-lo, hi) for name, (lo, hi) in _channels(graph, images, progress).items()}
+    return activation_exponents(graph, largest, config.equalise)
 
 
 def _make_legal(

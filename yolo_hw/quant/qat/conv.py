@@ -18,7 +18,7 @@ from yolo_hw.ops.fold_bn import BatchNorm, fold_bn
 from yolo_hw.quant.folded import FoldedConv
 from yolo_hw.quant.plan import ConvCodes
 from yolo_hw.quant.qat.config import NormFold
-from yolo_hw.quant.qat.quantiser import FracLimits, Quantiser
+from yolo_hw.quant.qat.quantiser import FracLimits, Quantiser, exact_exp2
 from yolo_hw.quant.source import ConvSource, Norm, norm_vectors
 
 BIAS_BITS = 30
@@ -132,6 +132,33 @@ class QatConv(nn.Module):
     def source(self) -> tuple[Tensor, Norm | None, Tensor | None]:
         """Return weight, batch norm and bias as `ConvSource.load` takes them."""
         return self.weight, self.norm, self.bias
+
+    @torch.no_grad()
+    def rescale(self, out: Tensor | None, into: Tensor | None) -> None:
+        """Multiply output channels by powers of two, and divide the weights of input channels.
+
+        Args:
+            out: [K] exponents of the output's channels, None for zeros.
+            into: Exponents of the input's channels, [C] or, of a depthwise convolution, [K]; None for zeros.
+        """
+        if into is not None:
+            axis = 0 if self.groups > 1 else 1
+            self.weight.mul_(exact_exp2(-into).to(self.weight).reshape([-1 if i == axis else 1 for i in range(4)]))
+        if out is not None:
+            factor = exact_exp2(out).to(self.weight)
+            if self.norm is None:
+                self.weight.mul_(factor.reshape(-1, 1, 1, 1))
+            vectors = (self.bias,) if self.norm is None else (self.norm.weight, self.norm.bias)
+            for vector in vectors:
+                if vector is not None:
+                    vector.mul_(factor)
+
+    @torch.no_grad()
+    def shift(self, change: Tensor) -> None:
+        """Add [K] to the output, where the layer has a parameter for it."""
+        vector = self.bias if self.norm is None else self.norm.bias
+        if vector is not None:
+            vector.add_(change.to(vector))
 
     def freeze_norm(self) -> None:
         """From now on training uses the running statistics and does not change them."""

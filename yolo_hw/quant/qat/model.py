@@ -22,8 +22,9 @@ from yolo_hw.intgraph.nodes import AvgPool
 from yolo_hw.nn.activations import activate
 from yolo_hw.ops import fake_quant_pow2
 from yolo_hw.quant import folded as G
-from yolo_hw.quant.calibrate import ImageBatch, Progress, calibrate
-from yolo_hw.quant.config import QuantConfig
+from yolo_hw.quant.calibrate import ImageBatch, Progress, calibrate, equalising_exponents
+from yolo_hw.quant.config import CorrectBy, QuantConfig
+from yolo_hw.quant.equalise import Exponents, scale_groups
 from yolo_hw.quant.execute import raw_result
 from yolo_hw.quant.folded import FoldedConv, FoldedGraph, FoldedNode
 from yolo_hw.quant.folding import PIXEL_GAIN
@@ -86,7 +87,9 @@ class QatModel(nn.Module):
                 self.arguments[_key(node.name)] = self._activation_quantiser(config.activation_bits(node.name), True)
             if isinstance(node, FoldedConv):
                 self.convs[_key(node.name)] = self._make_conv(node, traced.sources[node.name])
-        share_parameters({name: self.conv(name) for name in traced.sources}, traced.sources)
+        shared = share_parameters({name: self.conv(name) for name in traced.sources}, traced.sources)
+        constant = {name for name, source in traced.sources.items() if source.fixed or source.fixed_bias}
+        self._tied = shared | constant
         self.register_buffer("calibrated", torch.tensor(False))
         self.obstacle = self._find_obstacle()
 
@@ -121,10 +124,30 @@ class QatModel(nn.Module):
             batches: Images [N, H, W, C] uint8 of the network's size.
             progress: Called after every batch.
         """
-        # What changes weights has been done before, or is what training is for.
-        config = replace(self.config, equalise=None, bias_correction=False)
-        self.take_formats(calibrate(self.folded_graph(), batches, config, progress).plan)
+        self._equalise(equalising_exponents(self.folded_graph(), batches, self.config, progress))
+        # What is left of post-training quantisation without what training replaces.
+        config = replace(
+            self.config, equalise=None, absorb_biases=False, adaround=None, bias_correction_by=CorrectBy.IMAGES
+        )
+        graph = self.folded_graph()
+        calibrated = calibrate(graph, batches, config, progress)
+        self.take_formats(calibrated.plan)
+        for node, corrected in zip(graph.nodes, calibrated.graph.nodes, strict=True):
+            if isinstance(node, FoldedConv) and isinstance(corrected, FoldedConv):
+                self.conv(node.name).shift(torch.from_numpy(corrected.bias - node.bias))
         self._observe(batches)
+
+    def _equalise(self, exponents: Exponents) -> None:
+        """Scale channels where all weights around a tensor are this model's alone."""
+        for group in scale_groups(self.graph):
+            found = exponents.get(group.members[0])
+            if found is None or self._tied.intersection((*group.producers, *group.consumers)):
+                continue
+            factors = torch.from_numpy(found)
+            for name in group.producers:
+                self.conv(name).rescale(factors, None)
+            for name in group.consumers:
+                self.conv(name).rescale(None, factors)
 
     @torch.no_grad()
     def _observe(self, batches: list[ImageBatch]) -> None:

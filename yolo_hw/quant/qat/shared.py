@@ -10,17 +10,21 @@ from yolo_hw.quant.qat.conv import QatConv
 from yolo_hw.quant.source import ConvSource, norm_vectors
 
 
-def share_parameters(convs: dict[str, QatConv], sources: dict[str, ConvSource]) -> None:
+def share_parameters(convs: dict[str, QatConv], sources: dict[str, ConvSource]) -> set[str]:
     """Give convolutions of the same weight, bias or batch norm the same one again, as a head does on several maps.
 
     Args:
         convs: By name of node, with copies of their sources' parameters.
         sources: By name of node.
 
+    Returns:
+        The names of those that share something.
+
     Raises:
         QuantError: Two layers use one parameter in different forms, so that it cannot be trained as one.
     """
     first: dict[int, tuple[str, str, Tensor]] = {}
+    found: set[str] = set()
     for name, source in sources.items():
         for role, tensor in _parameters(source).items():
             owner, its_role, known = first.setdefault(tensor.data_ptr(), (name, role, tensor))
@@ -33,6 +37,8 @@ def share_parameters(convs: dict[str, QatConv], sources: dict[str, ConvSource]) 
                     "training needs layers that share parameters to be alike"
                 )
             setattr(convs[name], role, getattr(convs[owner], role))
+            found |= {name, owner}
+    return found
 
 
 def _parameters(source: ConvSource) -> dict[str, Tensor]:
