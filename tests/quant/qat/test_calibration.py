@@ -54,9 +54,7 @@ def test_the_start_is_better_with_than_without():
         model = make_uneven(make_net(net_cfg(["leaky", "depthwise", "leaky", "shortcut"]), seed))
         options = {"batches": [make_images(model, 8)]}
         corrected = distance(prepare_qat(model, FOUR_BITS, **options), model)
-        plain = distance(
-            prepare_qat(model, replace(FOUR_BITS, equalise=None, bias_correction=False), **options), model
-        )
+        plain = distance(prepare_qat(model, replace(FOUR_BITS, equalise=None, bias_correction=False), **options), model)
         assert corrected < 0.8 * plain
 
 

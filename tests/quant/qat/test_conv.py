@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from yolo_hw.darknet.layers import Shape
 from yolo_hw.geometry import Window
+from yolo_hw.quant.config import QuantConfig
 from yolo_hw.quant.folded import FoldedConv
 from yolo_hw.quant.qat.config import NormFold
 from yolo_hw.quant.qat.conv import QatConv
@@ -49,7 +50,7 @@ def make_layer(quantiser, norm_fold, groups=1):
         window=Window((3, 3), (2, 2), (1, 1)),
         groups=groups,
     )
-    return conv, norm, QatConv(node, ConvSource(conv.weight, norm), quantiser, norm_fold)
+    return conv, norm, QatConv(node, ConvSource(conv.weight, norm), quantiser, norm_fold, QuantConfig())
 
 
 def images(seed=0):
@@ -156,6 +157,7 @@ def test_a_window_that_ends_beyond_the_map():
         bias=None,
         window=Window((2, 2)),
     )
-    qat = QatConv(node, ConvSource(conv.weight, None, conv.bias), NoRounding(Grid(8), 3), NormFold.ONE_PASS)
+    source = ConvSource(conv.weight, None, conv.bias)
+    qat = QatConv(node, source, NoRounding(Grid(8), 3), NormFold.ONE_PASS, QuantConfig())
     x = images()[:, :2, :4, :4]
     torch.testing.assert_close(qat(x, X_FRAC, FREE), conv(F.pad(x, (0, 1, 0, 1))))

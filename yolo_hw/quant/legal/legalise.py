@@ -39,9 +39,11 @@ def cast_image(graph: FoldedGraph, config: QuantConfig) -> FoldedGraph:
     """Put a conversion of the image in front of a target that does not read unsigned bytes.
 
     Before: convolutions read the image.  After: on such a target they read an add with one input, which the host
-    computes; elsewhere nothing changes.  Changes values: in integers, by that conversion's rounding.
+    computes; elsewhere, and where this has been done before, nothing changes.  Changes values: in integers, by that
+    conversion's rounding.
     """
-    if config.profile.image_bytes:
+    is_read = any(INPUT in node.inputs and isinstance(node, G.FoldedConv) for node in graph.nodes)
+    if config.profile.image_bytes or not is_read:
         return graph
     name = IMAGE
     while any(node.name == name for node in graph.nodes):

@@ -10,19 +10,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from yolo_hw.errors import QuantError
-from yolo_hw.fixedpoint import MAX_ABS_FRAC, IntArray, Rounding, round_real
+from yolo_hw.fixedpoint import MAX_ABS_FRAC, IntArray
 from yolo_hw.geometry import Window
+from yolo_hw.intgraph.check import BIAS_BITS
 from yolo_hw.nn.windows import pad_windows
 from yolo_hw.ops.batch_norm import batch_norm
 from yolo_hw.ops.fold_bn import BatchNorm, fold_bn
+from yolo_hw.quant.config import QuantConfig
 from yolo_hw.quant.folded import FoldedConv
 from yolo_hw.quant.plan import ConvCodes
 from yolo_hw.quant.qat.config import NormFold
 from yolo_hw.quant.qat.quantiser import FracLimits, Quantiser, exact_exp2
 from yolo_hw.quant.source import ConvSource, Norm, norm_vectors
+from yolo_hw.quant.weights import round_bias
 
-BIAS_BITS = 30
-"""Magnitude bits of biases: one less than an int32 has, so that bias and sum fit together."""
+SPARE_BITS = 2
+"""Bits of a bias's word besides its magnitude: the sign, and one so that bias and sum fit an int32 together."""
 
 
 class QatConv(nn.Module):
@@ -44,7 +47,9 @@ class QatConv(nn.Module):
     bias: Tensor | None
     norm_frozen: Tensor
 
-    def __init__(self, node: FoldedConv, source: ConvSource, quantiser: Quantiser, norm_fold: NormFold) -> None:
+    def __init__(
+        self, node: FoldedConv, source: ConvSource, quantiser: Quantiser, norm_fold: NormFold, config: QuantConfig
+    ) -> None:
         """Copy the source's parameters.
 
         Args:
@@ -52,10 +57,11 @@ class QatConv(nn.Module):
             source: The parameters to start from.
             quantiser: Rounds the folded weights; one channel, or as many as the weight.
             norm_fold: What training does before the statistics are frozen.
+            config: Rounding and target, which decide on biases.
         """
         super().__init__()
         self.window, self.groups, self.out_size = node.window, node.groups, (node.shape.h, node.shape.w)
-        self.quantiser, self.norm_fold, self.gain = quantiser, norm_fold, source.gain
+        self.quantiser, self.norm_fold, self.gain, self.config = quantiser, norm_fold, source.gain, config
         weight = source.weight.detach().clone().contiguous()
         if source.fixed:
             self.register_buffer("weight", weight)
@@ -93,7 +99,7 @@ class QatConv(nn.Module):
         limits = self.limits(limits, bias, x_frac)
         quantised = self.quantiser(weight, limits)
         if not self.training and x_frac is not None:
-            bias = _rounded(bias, self.quantiser.frac(limits) + x_frac, self.quantiser.grid.rounding)
+            bias = self._rounded(bias, self.quantiser.frac(limits) + x_frac)
         return self.convolve(x, quantised, bias)
 
     def rounded_weight(self) -> Tensor:
@@ -113,7 +119,9 @@ class QatConv(nn.Module):
             return None
         _, exponent = torch.frexp(bias.detach())  # |bias| < 2**exponent
         exponent = torch.where(bias.detach() == 0, -MAX_ABS_FRAC, exponent)
-        highest = torch.minimum(limits.highest, BIAS_BITS - exponent - x_frac)
+        profile = self.config.profile
+        room = min(profile.bias_bits + profile.bias_shift.hi, BIAS_BITS) - SPARE_BITS
+        highest = torch.minimum(limits.highest, room - exponent - x_frac)
         lowest = limits.lowest.expand_as(highest)
         if self.quantiser.channels == 1:
             return FracLimits(lowest.amax().reshape(1), highest.amin().reshape(1))
@@ -126,7 +134,7 @@ class QatConv(nn.Module):
         allowed = self.limits(limits, bias, x_frac)
         frac = self.quantiser.frac(allowed).expand(weight.shape[0])
         codes = torch.ldexp(self.quantiser(weight, allowed), frac.reshape(-1, 1, 1, 1))
-        biases = torch.ldexp(_rounded(bias, frac + x_frac, self.quantiser.grid.rounding).double(), frac + x_frac)
+        biases = torch.ldexp(self._rounded(bias, frac + x_frac).double(), frac + x_frac)
         return ConvCodes(_integers(codes), _integers(frac), _integers(biases), self.quantiser.grid.bits)
 
     def source(self) -> tuple[Tensor, Norm | None, Tensor | None]:
@@ -163,6 +171,12 @@ class QatConv(nn.Module):
     def freeze_norm(self) -> None:
         """From now on training uses the running statistics and does not change them."""
         self.norm_frozen.fill_(True)
+
+    def _rounded(self, bias: Tensor, acc_frac: Tensor) -> Tensor:
+        """Round the bias [K] to what the target can store beside accumulators of `acc_frac` [1] or [K]."""
+        frac = acc_frac.expand_as(bias).cpu().long()
+        codes = round_bias(bias.detach().double().cpu().numpy(), frac.numpy(), self.config)
+        return torch.ldexp(torch.from_numpy(codes).double(), -frac).to(bias)
 
     def _scaled_weight(self) -> Tensor:
         return self.weight if self.gain == 1 else self.weight * self.gain
@@ -287,14 +301,6 @@ def _over(gamma: Tensor) -> Tensor:
 
 def _is_symmetric(window: Window, x: Tensor, out_size: tuple[int, int]) -> bool:
     return all(window.trailing_pad(axis, x.shape[2 + axis], out_size[axis]) == window.pad[axis] for axis in (0, 1))
-
-
-def _rounded(bias: Tensor, frac: Tensor, rounding: Rounding) -> Tensor:
-    """Round the bias [K] to the accumulators' grid, with a straight-through gradient."""
-    frac = frac.expand_as(bias).cpu()
-    codes = round_real(torch.ldexp(bias.detach().double().cpu(), frac).numpy(), rounding)
-    exact = torch.ldexp(torch.from_numpy(codes), -frac).to(bias)
-    return bias + (exact - bias).detach()
 
 
 def _integers(x: Tensor) -> IntArray:

@@ -29,6 +29,7 @@ from yolo_hw.quant.execute import raw_result
 from yolo_hw.quant.folded import FoldedConv, FoldedGraph, FoldedNode
 from yolo_hw.quant.folding import PIXEL_GAIN
 from yolo_hw.quant.groups import format_groups
+from yolo_hw.quant.legal import cast_image
 from yolo_hw.quant.plan import QuantPlan
 from yolo_hw.quant.qat.config import NormFold, QatConfig, ScaleMethod
 from yolo_hw.quant.qat.conv import QatConv
@@ -71,18 +72,19 @@ class QatModel(nn.Module):
             qat: How scales and batch norms are trained.
         """
         super().__init__()
-        self.graph, self.config, self.qat = _without_weights(traced.graph), config, qat
+        graph = cast_image(traced.graph, config)
+        self.graph, self.config, self.qat = _without_weights(graph), config, qat
         self.network = network
         self._pack = traced.pack
         self.convs = nn.ModuleDict()
         self.formats = nn.ModuleDict()
         self.arguments = nn.ModuleDict()
         self._format_of: dict[str, str] = {}
-        for group in format_groups(traced.graph, config):
+        for group in format_groups(graph, config):
             key = _key(group.members[0])
             self.formats[key] = self._activation_quantiser(group.bits, group.signed)
             self._format_of |= dict.fromkeys(group.members, key)
-        for node in traced.graph.nodes:
+        for node in graph.nodes:
             if not node.moves and node.activation not in ARITHMETIC:
                 self.arguments[_key(node.name)] = self._activation_quantiser(config.activation_bits(node.name), True)
             if isinstance(node, FoldedConv):
@@ -101,7 +103,7 @@ class QatModel(nn.Module):
         grid = Grid(self.config.weight_bits(node.name), True, self.config.rounding, self.config.overflow)
         channels = node.weight.shape[0] if self.config.per_channel else 1
         quantiser = make_quantiser(self.qat.w_scale, grid, channels, of_weights=True)
-        return QatConv(node, source, quantiser, self.qat.norm_fold)
+        return QatConv(node, source, quantiser, self.qat.norm_fold, self.config)
 
     def _find_obstacle(self) -> str | None:
         shifts = "is not a power of two, which shifts need; use "
@@ -267,14 +269,17 @@ class QatModel(nn.Module):
         return self._format(node.name).frac() if self.obstacle is None else None
 
     def _limits(self, node: FoldedConv, x_frac: Tensor | None) -> FracLimits | None:
-        """Return the fraction bits of weights with which the output shift is one the target has."""
+        """Return the fraction bits of weights with which output shift and accumulator are what the target has."""
         if x_frac is None:
             return None
-        contract = self.config.contract
+        contract, profile = self.config.contract, self.config.profile
         slope_shift = self.config.leaky.shift if node.activation == "leaky" else 0
         code = self._argument(node) if _key(node.name) in self.arguments else self._format(node.name)
         ahead = code.frac() - x_frac
-        return FracLimits(contract.min_shift + ahead, contract.max_shift - slope_shift + ahead)
+        lowest = torch.maximum(max(contract.min_shift, profile.conv_shift.lo) + ahead, profile.acc_frac.lo - x_frac)
+        largest_shift = min(contract.max_shift - slope_shift, profile.conv_shift.hi)
+        highest = torch.minimum(largest_shift + ahead, profile.acc_frac.hi - x_frac)
+        return FracLimits(lowest.clamp(min=profile.w_frac.lo), highest.clamp(max=profile.w_frac.hi))
 
     def _calibrate_on(self, x: Tensor) -> None:
         """The first batch of a training decides, where no images were given before."""
