@@ -30,7 +30,7 @@ HEAD_IMAGES = 16
 
 
 def main(results: Path) -> None:
-    """Measure every profile; write targets.json to the folder `results`."""
+    """Measure every profile; write targets.json to the folder `results`, anew after every row."""
     case = real_case("yolo-fastest", "yolo-fastest-1.1", "coco.names")
     paths = case.dataset.items[0].path.parent
     images = np.concatenate(load_batches(paths, case.model.network.input, limit=HEAD_IMAGES))
@@ -38,7 +38,7 @@ def main(results: Path) -> None:
     for name in TARGETS:
         rows.append(target_row(case, name, images))
         print(rows[-1], flush=True)
-    save_result("targets", "python -m benchmarks targets", rows, results)
+        save_result("targets", "python -m benchmarks targets", rows, results)
 
 
 def target_row(case: Case, name: str, images: np.ndarray) -> Row:
