@@ -17,6 +17,7 @@ from yolo_hw.errors import YoloHwError
 VERBS = {
     "info": "Show the layers of a network.",
     "train": "Train a detector.",
+    "qat": "Train a detector in the integers it will be computed in.",
     "detect": "Find objects in images.",
     "eval": "Measure accuracy on a data set.",
     "sensitivity": "Measure what pruning each layer costs, and what is safe to prune.",

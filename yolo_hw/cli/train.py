@@ -21,7 +21,7 @@ from yolo_hw.data.augment import AugmentConfig
 from yolo_hw.data.preprocess import Resize
 from yolo_hw.errors import YoloHwError
 from yolo_hw.train.config import Optimizer, Precision, Schedule, TrainConfig
-from yolo_hw.train.distributed import World, join_world
+from yolo_hw.train.distributed import join_world
 from yolo_hw.train.run import TrainedDetector, train_detector
 from yolo_hw.train.run_options import DetectorRun, read_run
 
@@ -89,10 +89,6 @@ OPTIONS = [
     click.option("--precision", type=_choice(Precision), default=FIT.precision.value, show_default=True),
     click.option("--loss", "losses", multiple=True, metavar="NAME=VALUE", callback=_loss_fields,
                  help="A field of LossConfig or RegionConfig in place of the cfg's, as box_loss=giou; repeatable."),
-    click.option("--sparsity", metavar="STRENGTH[:WORD]...", help="Penalty on batch-norm scales before pruning, such "
-                 "as 1e-4:cosine. Words: constant, linear, cosine; l1, fixed-norm; warmup=SHARE; method=NAME, the "
-                 "method of 'yolo-hw prune' that will judge by them."),
-    click.option("--masks", type=FilePath, metavar="masks.npz", help="Weights to keep at zero, from 'yolo-hw prune'."),
     click.option("--sync-batch-norm", "--sync-bn", is_flag=True, help="Statistics over all processes."),
     click.option("--device", default=FIT.device, show_default=True, help="cpu, cuda or cuda:N."),
     click.option("--workers", type=click.IntRange(0), default=FIT.workers, show_default=True,
@@ -125,7 +121,8 @@ OPTIONS = [
 ]  # fmt: skip
 
 
-def _with_options(function: Any) -> Any:  # noqa: ANN401
+def train_options(function: Any) -> Any:  # noqa: ANN401
+    """Add the options of a training run."""
     for option in reversed(OPTIONS):
         function = option(function)
     return function
@@ -136,21 +133,36 @@ def _with_options(function: Any) -> Any:  # noqa: ANN401
     epilog="Example: yolo-hw train --cfg net.cfg --data bccd/ --epochs 100 --mosaic 0.5 --out runs/bccd. "
     "Several processes: torchrun --nproc-per-node 2 -m yolo_hw train ...",
 )
-@_with_options
+@click.option("--sparsity", metavar="STRENGTH[:WORD]...", help="Penalty on batch-norm scales before pruning, such as "
+              "1e-4:cosine. Words: constant, linear, cosine; l1, fixed-norm; warmup=SHARE; method=NAME, the method of "
+              "'yolo-hw prune' that will judge by them.")  # fmt: skip
+@click.option("--masks", type=FilePath, metavar="masks.npz", help="Weights to keep at zero, from 'yolo-hw prune'.")
+@train_options
 def command(**options: Any) -> None:  # noqa: ANN401
     """Train a detector; flips, mosaic and the like are chances, hue to shear the largest change."""
+    run_training(options, given_extras(options["sparsity"], options["masks"]), "best.cfg, best.weights, best.names")
+
+
+def run_training(options: dict[str, Any], extras: dict[str, str], kept: str) -> None:
+    """Train as the options say and show the figures.
+
+    Args:
+        options: The values of `train_options`.
+        extras: What is added to the run; a resumed one has its own.
+        kept: Names of the files that hold the detector.
+    """
     folder: Path = options["resume"] or options["out"]
-    run = _resumed(options) if options["resume"] else _run_of(options)
+    run = _resumed(options) if options["resume"] else _run_of(options, extras)
     if run.threads:
         torch.set_num_threads(run.threads)
     with join_world(run.train.device) as world:
         resume = bool(options["resume"])
         trained = train_detector(run, folder, resume=resume, world=world, console=ERR, make_extras=make_extras)
         if world.leads:
-            _show(trained, folder, world, options["as_json"])
+            _show(trained, folder, options["as_json"], kept)
 
 
-def _run_of(options: dict[str, Any]) -> DetectorRun:
+def _run_of(options: dict[str, Any], extras: dict[str, str]) -> DetectorRun:
     for name in ("cfg", "data"):
         if options[name] is None:
             raise YoloHwError(f"name the {'network' if name == 'cfg' else 'training images'} with --{name}")
@@ -178,7 +190,7 @@ def _run_of(options: dict[str, Any]) -> DetectorRun:
         patience=options["patience"],
         save_steps=options["save_steps"],
         loss=options["losses"],
-        extras=given_extras(options["sparsity"], options["masks"]),
+        extras=extras,
         train=TrainConfig(**{**chosen, "augment": augment}),
     )
 
@@ -198,7 +210,7 @@ def _resumed(options: dict[str, Any]) -> DetectorRun:
     return replace(run, train=replace(run.train, **{name: options[name] for name in FREE if name in given}))
 
 
-def _show(trained: TrainedDetector, folder: Path, world: World, as_json: bool) -> None:
+def _show(trained: TrainedDetector, folder: Path, as_json: bool, kept: str) -> None:
     metrics = trained.metrics
     if as_json:
         print_json({"folder": str(folder), "ap50": metrics.ap50, "ap": metrics.ap, "fitness": metrics.fitness})
@@ -206,4 +218,4 @@ def _show(trained: TrainedDetector, folder: Path, world: World, as_json: bool) -
     rows = [(c.name, c.objects, percent(c.ap50), percent(c.ap)) for c in metrics.classes]
     rows.append(("all", sum(c.objects for c in metrics.classes), percent(metrics.ap50), percent(metrics.ap)))
     print_table("fittest model, average precision in percent", ("class", "objects", "AP50", "AP50:95"), rows)
-    note(f"{folder}/: report.md, best.cfg, best.weights, best.names, best.pt, results.csv")
+    note(f"{folder}/: report.md, {kept}, best.pt, results.csv")

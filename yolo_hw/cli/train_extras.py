@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What pruning adds to ``yolo-hw train``: a penalty on batch-norm scales, and masks that stay."""
+"""What other stages add to a training run: a penalty on batch-norm scales, masks that stay, the quantised form."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from yolo_hw.cli.options import quant_config
 from yolo_hw.errors import PruneError, nearest
 from yolo_hw.nn.darknet import Darknet
 from yolo_hw.prune.config import PruneConfig
@@ -17,9 +20,11 @@ from yolo_hw.prune.mask_file import load_masks
 from yolo_hw.prune.masked_training import MaskedTraining
 from yolo_hw.prune.masks import check_masks
 from yolo_hw.prune.methods import eligible_norms, find_scale_method
+from yolo_hw.quant.qat import FreezeQat, NormFold, QatConfig, ScaleMethod
+from yolo_hw.quant.qat.detector import QatForm
 from yolo_hw.train.run import Extra
 
-SPARSITY, MASKS = "sparsity", "masks"
+SPARSITY, MASKS, QAT = "sparsity", "masks", "qat"
 """Names in `DetectorRun.extras`: as the options are called."""
 
 
@@ -63,7 +68,20 @@ def make_extras(model: Darknet, options: Mapping[str, str], folder: Path) -> lis
         extras.append(Extra(MaskedTraining(masks)))
     if SPARSITY in options:
         extras.append(Extra(GammaHistory(folder, norms)))
+    if QAT in options:
+        extras.append(_quantised(json.loads(options[QAT])))
     return extras
+
+
+def _quantised(words: dict[str, Any]) -> Extra:
+    """Return what trains a detector in its quantised form, from the values of the options of ``yolo-hw qat``."""
+    qat = QatConfig(
+        w_scale=ScaleMethod(words["w_scale"]),
+        a_scale=ScaleMethod(words["a_scale"]),
+        norm_fold=NormFold(words["norm_fold"]),
+    )
+    form = QatForm(quant_config(words), qat, words["calib_images"])
+    return Extra(FreezeQat(words["norms_at"], words["scales_at"]), form=form)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``yolo-hw qat``: a run ends with an integer graph whose figures are those that were printed."""
+
+import json
+
+import pytest
+from support.cli_runs import run
+from support.one_thread import one_thread  # noqa: F401 - a fixture
+
+from yolo_hw import assets
+from yolo_hw.data import open_dataset
+from yolo_hw.evaluate import IntRunner
+from yolo_hw.intgraph import load_graph
+from yolo_hw.train.callbacks import measure
+
+
+def words(labelled, folder, *more):
+    return [
+        "qat", "--cfg", assets.PARTS_CFG, "--weights", assets.PARTS_WEIGHTS, "--data", labelled, "--epochs", 2,
+        "--batch", 3, "--learning-rate", 1e-4, "--warmup-epochs", 0, "--ema-decay", 0, "--out", folder, *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(labelled, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("qat") / "run"
+    result = run(*words(labelled, folder, "--w-bits", 4, "--json"))
+    assert result.exit_code == 0, result.output
+    return folder, json.loads(result.stdout)
+
+
+def test_the_integer_graph_is_what_was_measured(trained, labelled):
+    folder, figures = trained
+    graph = load_graph(folder / "best.graph")
+    assert {node.w_bits for node in graph.nodes if node.op == "conv2d"} == {4}
+    found = measure(IntRunner(graph), open_dataset(labelled, None))
+    assert (found.ap50, found.ap) == (figures["ap50"], figures["ap"])
+    assert found.ap50 > 0.3
+    for name in ("best.cfg", "best.weights", "best.pt", "report.md", "args.toml"):
+        assert (folder / name).exists()
+
+
+def test_a_finished_run_resumes_to_the_same_graph(trained):
+    folder, figures = trained
+    before = (folder / "best.graph" / "graph.json").read_bytes()
+    result = run("qat", "--resume", folder, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == figures
+    assert (folder / "best.graph" / "graph.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--adaround"], "--adaround has no effect on training"),
+        (["--override", "nothing:w=4"], "override 'nothing' matches no layer"),
+        (["--w-bits", "9"], "9"),
+        (["--norms-at", "2"], "norms-at"),
+        (["--overflow", "wrap"], "overflow must saturate"),
+    ],
+)
+def test_bad_options_are_one_error(labelled, tmp_path, more, message):
+    result = run(*words(labelled, tmp_path / "run", *more))
+    assert result.exit_code == 2
+    assert message in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_are_needed(labelled, tmp_path):
+    result = run("qat", "--cfg", assets.PARTS_CFG, "--data", labelled, "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "--weights" in result.output
