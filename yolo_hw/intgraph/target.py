@@ -108,8 +108,8 @@ class TargetProfile:
     """Fraction bits of weights."""
     leaky: tuple[Slope, ...] | None = None
     """Slopes of leaky; None: every slope of the contract."""
-    activations: tuple[str, ...] = tuple(ACTIVATIONS)
-    """Functions it has, by arithmetic or by table."""
+    activations: tuple[str, ...] | None = None
+    """Functions it has, by arithmetic or by table; None: every one."""
     table_bits: int = MAX_BITS
     """Bits of the largest table's argument; 0: no tables."""
     ops: tuple[str, ...] = tuple(NODE_TYPES)
@@ -121,7 +121,7 @@ class TargetProfile:
             ("overflows", self.overflows, tuple(Overflow)),
             ("w_bits", self.w_bits, range(MIN_BITS, MAX_BITS + 1)),
             ("a_bits", self.a_bits, range(MIN_BITS, MAX_BITS + 1)),
-            ("activations", self.activations, ACTIVATIONS),
+            ("activations", ACTIVATIONS if self.activations is None else self.activations, ACTIVATIONS),
             ("ops", self.ops, tuple(NODE_TYPES)),
         ):
             wrong = [value for value in values if value not in known]

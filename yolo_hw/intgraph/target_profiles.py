@@ -155,7 +155,7 @@ def load_target(path: Path) -> TargetProfile:
 
     The keys are the fields of `TargetProfile`, `name` and `about` are required; ``base`` names the profile of `TARGETS`
     that gives all fields left out (default: generic). Spans and slopes are arrays of two integers; ``leaky = "any"``
-    allows every slope.
+    allows every slope, ``activations = "any"`` every function.
 
     Raises:
         QuantError: The file cannot be read, or breaks the schema; names the place.
@@ -180,8 +180,10 @@ def _value(field: str, value: Any) -> Any:  # noqa: ANN401
     hint = get_type_hints(TargetProfile)[field]
     if hint is Span:
         return Span(*value)
+    if value == "any" and field in ("leaky", "activations"):
+        return None
     if field == "leaky":
-        return None if value == "any" else tuple(Slope(*slope) for slope in value)
+        return tuple(Slope(*slope) for slope in value)
     if field in _ENUMS:
         return tuple(_ENUMS[field](entry) for entry in value)
     return tuple(value) if isinstance(value, list) else value
@@ -201,6 +203,9 @@ def target_schema() -> dict[str, Any]:
         Span: pair,
         tuple[int, ...]: {"type": "array", "items": integer, "minItems": 1},
         tuple[str, ...]: {"type": "array", "items": {"type": "string"}, "minItems": 1},
+        tuple[str, ...] | None: {
+            "anyOf": [{"const": "any"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]
+        },
         tuple[Slope, ...] | None: {"anyOf": [{"const": "any"}, {"type": "array", "items": pair, "minItems": 1}]},
     }
     for key, values in ((tuple[Rounding, ...], list(Rounding)), (tuple[Overflow, ...], list(Overflow))):

@@ -222,7 +222,7 @@ def _activation(graph: IntGraph, node: Node, profile: TargetProfile) -> Iterator
     act: Activation | None = getattr(node, "act", None)
     if act is None:
         return
-    if act.function not in profile.activations:
+    if profile.activations is not None and act.function not in profile.activations:
         yield Violation("activations", node.name, None, act.function, _one_of(profile.activations))
     slope = Slope(act.slope_mul, act.slope_shift)
     if act.function == "leaky" and profile.leaky is not None and slope not in profile.leaky:

@@ -178,6 +178,8 @@ def _make_legal(
             plan = make_plan(reference, formats, arguments, config)
             corrected = correct_rounding(reference, plan, images, moments, progress)
     plan = make_plan(corrected.graph, formats, arguments, config)
+    if report.changes:  # which name what make_plan had to repair
+        plan = replace(plan, notes=[])
     plan = adopt_codes(corrected.graph, plan, corrected.chosen)
     notes = [*map(str, report.changes), *plan.notes, *corrected.notes]
     return Calibrated(corrected.graph, replace(plan, notes=notes), reference, report)

@@ -19,7 +19,7 @@ from yolo_hw.quant.qat import FreezeQat, QatConfig, ScaleMethod, float_model, lo
 from yolo_hw.train import Optimizer, TrainConfig, fit
 from yolo_hw.train.batches import Batch
 
-FOUR_BITS = QuantConfig(w_bits=4, a_bits=4)
+FOUR_BITS = QuantConfig(w_bits=4, a_bits=4, equalise=None, bias_correction=False)
 
 
 class Scenes:

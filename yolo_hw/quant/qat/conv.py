@@ -165,7 +165,7 @@ class QatConv(nn.Module):
     def shift(self, change: Tensor) -> None:
         """Add [K] to the output, where the layer has a parameter for it."""
         vector = self.bias if self.norm is None else self.norm.bias
-        if vector is not None:
+        if isinstance(vector, nn.Parameter):
             vector.add_(change.to(vector))
 
     def freeze_norm(self) -> None:

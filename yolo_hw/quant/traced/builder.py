@@ -129,3 +129,9 @@ class Builder:
 def _dense(weight: Tensor) -> Tensor:
     """Return depthwise weights [C, 1, R, S] as [C, C, R, S] with zeros between different channels."""
     return torch.diag_embed(weight[:, 0].permute(1, 2, 0)).permute(2, 3, 0, 1)
+
+
+def is_diagonal(weight: Tensor) -> bool:
+    """Return whether weights [K, C, 1, 1] treat every channel on its own, as `_dense` makes them."""
+    matrix = weight[:, :, 0, 0]
+    return matrix.shape[0] == matrix.shape[1] and bool((matrix == matrix.diagonal().diag()).all())

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from yolo_hw.errors import QuantError
 from yolo_hw.quant import folded as F
 from yolo_hw.quant.source import ConvSource
-from yolo_hw.quant.traced.builder import Builder
+from yolo_hw.quant.traced.builder import Builder, is_diagonal
 from yolo_hw.quant.traced.gather import gathered
 from yolo_hw.quant.traced.values import BATCH, Source, Value, broadcast, numbers
 
@@ -146,7 +146,9 @@ class Tracer:
     def _fixed_affine(self, name: str) -> ConvSource | None:
         """Return the source of an earlier `affine` of constants."""
         node, source = self.builder.nodes.get(name), self.builder.linear_conv(name)
-        if source is None or not isinstance(node, F.FoldedConv) or not node.depthwise or node.window.taps > 1:
+        if source is None or not isinstance(node, F.FoldedConv) or node.window.taps > 1:
+            return None
+        if not node.depthwise and not is_diagonal(source.weight):  # dense where it reads the image
             return None
         return source if source.fixed and (source.bias is None or source.fixed_bias) else None
 
