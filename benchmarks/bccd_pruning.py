@@ -3,8 +3,8 @@
 
 Every method removes what is least by its own judgement until at most `PARAMS` of the parameters and `MACS` of the
 multiply-adds are left; methods that judge by batch-norm scales start from a sparse training, the others from the
-trained weights. Then all are fine-tuned with the same options, the unpruned network too. WORK keeps what each run came
-to, so a study that broke off goes on.
+trained weights. Then all are fine-tuned with the same options, the unpruned network too; --epochs chooses how long.
+WORK keeps what each run came to, so a study that broke off goes on.
 """
 
 from __future__ import annotations
@@ -89,31 +89,38 @@ def smallest_ratio(model: Darknet, method: str) -> PruneConfig:
     raise PruneError(f"{method}: no ratio up to {RATIOS[-1]} leaves {PARAMS:.0%} of parameters and {MACS:.0%} of MACs")
 
 
-def study(method: str, work: Path, images: Images) -> Row:
+def study(method: str, work: Path, images: Images, epochs: int) -> Row:
     """Prune by one method, fine-tune, measure before and after."""
     by_scales = method == "unpruned" or METHODS[method].defaults.importance == "bn"
     model = sparse_model(work, images) if by_scales else trained_model()
-    row: Row = {"method": method, "ratio": 0.0, "multiple_of": 1}
+    row: Row = {"method": method, "ratio": 0.0, "multiple_of": 1, "epochs": epochs}
     if method != "unpruned":
         config = smallest_ratio(model, method)
         model = carry_out(plan_pruning(model, config)).model
         row |= {"ratio": config.ratio, "multiple_of": config.multiple_of}
-    (work / f"{method}.cfg").write_text(model.network.cfg, "utf-8")
+    name = run_name(method, epochs)
+    (work / f"{name}.cfg").write_text(model.network.cfg, "utf-8")
     row |= {"params": sum(p.numel() for p in model.parameters()), "macs": model.network.macs}
-    return row | fine_tuned(model, images, FINE_TUNING, work / f"{method}.pt")
+    return row | fine_tuned(model, images, replace(FINE_TUNING, epochs=epochs), work / f"{name}.pt")
+
+
+def run_name(method: str, epochs: int) -> str:
+    """Return what the files of a run are called."""
+    return method if epochs == FINE_TUNING.epochs else f"{method}_{epochs}"
 
 
 @click.command()
 @click.argument("work", type=click.Path(path_type=Path))
 @click.option("--methods", default="unpruned,regular,normal,slim,l2,l1-reconstruct,l2-reconstruct,fpgm,filters")
+@click.option("--epochs", default=FINE_TUNING.epochs, show_default=True)
 @click.option("--threads", default=1, show_default=True)
-def main(work: Path, methods: str, threads: int) -> None:
+def main(work: Path, methods: str, epochs: int, threads: int) -> None:
     """Run the study for METHODS and write the rows of all that WORK holds."""
     torch.set_num_threads(threads)
     work.mkdir(parents=True, exist_ok=True)
     images = open_images()
     for method in methods.split(","):
-        once(work / f"{method}.json", lambda method=method: study(method, work, images))  # type: ignore[misc]
+        once(work / f"{run_name(method, epochs)}.json", lambda method=method: study(method, work, images, epochs))  # type: ignore[misc]
     rows = [json.loads(path.read_text("utf-8")) for path in sorted(work.glob("*.json"))]
     RESULTS.write_text(json.dumps([row for row in rows if "method" in row], indent=1) + "\n", "utf-8")
 
