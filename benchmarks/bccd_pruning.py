@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from shutil import copyfile
 
 import click
 import torch
@@ -23,11 +24,13 @@ from yolo_hw.nn.darknet import Darknet
 from yolo_hw.prune.config import PruneConfig
 from yolo_hw.prune.cost import CostKind
 from yolo_hw.prune.darknet_prune import carry_out, plan_pruning
+from yolo_hw.prune.gamma_report import GammaHistory
 from yolo_hw.prune.gamma_sparsity import GammaSparsity, Penalty
 from yolo_hw.prune.methods import METHODS
 from yolo_hw.train import Optimizer
 
 RESULTS = ROOT / "benchmarks/results/bccd_pruning.json"
+GAMMAS = ROOT / "docs/results/bccd/gammas.png"
 PARAMS, MACS = 0.30, 0.50
 """What may be left."""
 MULTIPLE = 8
@@ -64,7 +67,9 @@ def sparse_model(work: Path, images: Images) -> Darknet:
     if not done.exists():
         sparsity = GammaSparsity(["*"], STRENGTH, None, cost_weights(model), Penalty.L1_OF_FIXED_NORM)
         checkpoint = work / "sparse_last.pt"
-        state = train(model, images, SPARSE_TRAINING, checkpoint, callbacks=[sparsity], regularisers=[sparsity])
+        callbacks = [sparsity, GammaHistory(work)]
+        state = train(model, images, SPARSE_TRAINING, checkpoint, callbacks=callbacks, regularisers=[sparsity])
+        copyfile(work / "gammas.png", GAMMAS)
         with atomic_file(done) as temporary:
             torch.save(state.best_model.state_dict(), temporary)
     model.load_state_dict(torch.load(done, weights_only=True))
@@ -121,8 +126,9 @@ def main(work: Path, methods: str, epochs: int, threads: int) -> None:
     images = open_images()
     for method in methods.split(","):
         once(work / f"{run_name(method, epochs)}.json", lambda method=method: study(method, work, images, epochs))  # type: ignore[misc]
-    rows = [json.loads(path.read_text("utf-8")) for path in sorted(work.glob("*.json"))]
-    RESULTS.write_text(json.dumps([row for row in rows if "method" in row], indent=1) + "\n", "utf-8")
+    found = [json.loads(path.read_text("utf-8")) for path in sorted(work.glob("*.json"))]
+    rows = [row for row in found if "method" in row]
+    RESULTS.write_text(json.dumps({"rows": rows}, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
