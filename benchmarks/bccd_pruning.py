@@ -13,6 +13,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from shutil import copyfile
+from typing import Any
 
 import click
 import torch
@@ -21,7 +22,7 @@ from benchmarks.bccd import FINE_TUNING, ROOT, Images, Row, fine_tuned, once, op
 from yolo_hw.atomic import atomic_file
 from yolo_hw.errors import PruneError
 from yolo_hw.nn.darknet import Darknet
-from yolo_hw.prune.config import PruneConfig
+from yolo_hw.prune.config import PruneConfig, Rounding, Scope
 from yolo_hw.prune.cost import CostKind
 from yolo_hw.prune.darknet_prune import carry_out, plan_pruning
 from yolo_hw.prune.gamma_report import GammaHistory
@@ -34,6 +35,13 @@ GAMMAS = ROOT / "docs/results/bccd/gammas.png"
 PARAMS, MACS = 0.30, 0.50
 """What may be left."""
 MULTIPLE = 8
+REGULAR = {"multiple_of": MULTIPLE}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "regular": REGULAR,
+    "regular-local": {**REGULAR, "method": "regular", "scope": Scope.LOCAL, "rounding": Rounding.NEAREST},
+}
+"""Options besides the method and the ratio; every other name is a method as it is."""
+METHOD_NAMES = ("unpruned", *VARIANTS, "normal", "slim", "l2", "l1-reconstruct", "l2-reconstruct", "fpgm", "filters")
 RATIOS = tuple(percent / 100 for percent in range(20, 96))
 SPARSE_TRAINING = replace(
     FINE_TUNING,
@@ -84,19 +92,21 @@ def shares(model: Darknet, config: PruneConfig) -> tuple[float, float]:
     return left[0], left[1]
 
 
-def smallest_ratio(model: Darknet, method: str) -> PruneConfig:
+def smallest_ratio(model: Darknet, name: str) -> PruneConfig:
     """Return the config of the smallest ratio that leaves few enough parameters and multiply-adds."""
+    options = {"method": name, "multiple_of": 1, **VARIANTS.get(name, {})}
     for ratio in RATIOS:
-        config = PruneConfig(method=method, ratio=ratio, multiple_of=MULTIPLE if method == "regular" else 1)
+        config = PruneConfig(ratio=ratio, **options)
         params, macs = shares(model, config)
         if params <= PARAMS and macs <= MACS:
             return config
-    raise PruneError(f"{method}: no ratio up to {RATIOS[-1]} leaves {PARAMS:.0%} of parameters and {MACS:.0%} of MACs")
+    raise PruneError(f"{name}: no ratio up to {RATIOS[-1]} leaves {PARAMS:.0%} of parameters and {MACS:.0%} of MACs")
 
 
 def study(method: str, work: Path, images: Images, epochs: int) -> Row:
     """Prune by one method, fine-tune, measure before and after."""
-    by_scales = method == "unpruned" or METHODS[method].defaults.importance == "bn"
+    known = VARIANTS.get(method, {}).get("method", method)
+    by_scales = method == "unpruned" or METHODS[known].defaults.importance == "bn"
     model = sparse_model(work, images) if by_scales else trained_model()
     row: Row = {"method": method, "ratio": 0.0, "multiple_of": 1, "epochs": epochs}
     if method != "unpruned":
@@ -116,7 +126,9 @@ def run_name(method: str, epochs: int) -> str:
 
 @click.command()
 @click.argument("work", type=click.Path(path_type=Path))
-@click.option("--methods", default="unpruned,regular,normal,slim,l2,l1-reconstruct,l2-reconstruct,fpgm,filters")
+@click.option(
+    "--methods", default="unpruned,regular,regular-local,normal,slim,l2,l1-reconstruct,l2-reconstruct,fpgm,filters"
+)
 @click.option("--epochs", default=FINE_TUNING.epochs, show_default=True)
 @click.option("--threads", default=1, show_default=True)
 def main(work: Path, methods: str, epochs: int, threads: int) -> None:
