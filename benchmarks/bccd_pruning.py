@@ -39,6 +39,7 @@ REGULAR = {"multiple_of": MULTIPLE}
 VARIANTS: dict[str, dict[str, Any]] = {
     "regular": REGULAR,
     "regular-local": {**REGULAR, "method": "regular", "scope": Scope.LOCAL, "rounding": Rounding.NEAREST},
+    "regular-fpgm": {**REGULAR, "method": "fpgm", "rounding": Rounding.NEAREST},
 }
 """Options besides the method and the ratio; every other name is a method as it is."""
 METHOD_NAMES = ("unpruned", *VARIANTS, "normal", "slim", "l2", "l1-reconstruct", "l2-reconstruct", "fpgm", "filters")
