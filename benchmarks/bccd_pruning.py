@@ -3,8 +3,8 @@
 
 Every method removes what is least by its own judgement until at most `PARAMS` of the parameters and `MACS` of the
 multiply-adds are left; methods that judge by batch-norm scales start from a sparse training, the others from the
-trained weights. Then all are fine-tuned with the same options, the unpruned network too. WORK keeps what each run came
-to, so a study that broke off goes on.
+trained weights. Then all are fine-tuned with the same options, the unpruned network too; --epochs chooses how long.
+WORK keeps what each run came to, so a study that broke off goes on.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from shutil import copyfile
+from typing import Any
 
 import click
 import torch
@@ -20,17 +22,27 @@ from benchmarks.bccd import FINE_TUNING, ROOT, Images, Row, fine_tuned, once, op
 from yolo_hw.atomic import atomic_file
 from yolo_hw.errors import PruneError
 from yolo_hw.nn.darknet import Darknet
-from yolo_hw.prune.config import PruneConfig
+from yolo_hw.prune.config import PruneConfig, Rounding, Scope
 from yolo_hw.prune.cost import CostKind
 from yolo_hw.prune.darknet_prune import carry_out, plan_pruning
+from yolo_hw.prune.gamma_report import GammaHistory
 from yolo_hw.prune.gamma_sparsity import GammaSparsity, Penalty
 from yolo_hw.prune.methods import METHODS
 from yolo_hw.train import Optimizer
 
 RESULTS = ROOT / "benchmarks/results/bccd_pruning.json"
+GAMMAS = ROOT / "docs/results/bccd/gammas.png"
 PARAMS, MACS = 0.30, 0.50
 """What may be left."""
 MULTIPLE = 8
+REGULAR = {"multiple_of": MULTIPLE}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "regular": REGULAR,
+    "regular-local": {**REGULAR, "method": "regular", "scope": Scope.LOCAL, "rounding": Rounding.NEAREST},
+    "regular-fpgm": {**REGULAR, "method": "fpgm", "rounding": Rounding.NEAREST},
+}
+"""Options besides the method and the ratio; every other name is a method as it is."""
+METHOD_NAMES = ("unpruned", *VARIANTS, "normal", "slim", "l2", "l1-reconstruct", "l2-reconstruct", "fpgm", "filters")
 RATIOS = tuple(percent / 100 for percent in range(20, 96))
 SPARSE_TRAINING = replace(
     FINE_TUNING,
@@ -64,7 +76,9 @@ def sparse_model(work: Path, images: Images) -> Darknet:
     if not done.exists():
         sparsity = GammaSparsity(["*"], STRENGTH, None, cost_weights(model), Penalty.L1_OF_FIXED_NORM)
         checkpoint = work / "sparse_last.pt"
-        state = train(model, images, SPARSE_TRAINING, checkpoint, callbacks=[sparsity], regularisers=[sparsity])
+        callbacks = [sparsity, GammaHistory(work)]
+        state = train(model, images, SPARSE_TRAINING, checkpoint, callbacks=callbacks, regularisers=[sparsity])
+        copyfile(work / "gammas.png", GAMMAS)
         with atomic_file(done) as temporary:
             torch.save(state.best_model.state_dict(), temporary)
     model.load_state_dict(torch.load(done, weights_only=True))
@@ -79,43 +93,55 @@ def shares(model: Darknet, config: PruneConfig) -> tuple[float, float]:
     return left[0], left[1]
 
 
-def smallest_ratio(model: Darknet, method: str) -> PruneConfig:
+def smallest_ratio(model: Darknet, name: str) -> PruneConfig:
     """Return the config of the smallest ratio that leaves few enough parameters and multiply-adds."""
+    options = {"method": name, "multiple_of": 1, **VARIANTS.get(name, {})}
     for ratio in RATIOS:
-        config = PruneConfig(method=method, ratio=ratio, multiple_of=MULTIPLE if method == "regular" else 1)
+        config = PruneConfig(ratio=ratio, **options)
         params, macs = shares(model, config)
         if params <= PARAMS and macs <= MACS:
             return config
-    raise PruneError(f"{method}: no ratio up to {RATIOS[-1]} leaves {PARAMS:.0%} of parameters and {MACS:.0%} of MACs")
+    raise PruneError(f"{name}: no ratio up to {RATIOS[-1]} leaves {PARAMS:.0%} of parameters and {MACS:.0%} of MACs")
 
 
-def study(method: str, work: Path, images: Images) -> Row:
+def study(method: str, work: Path, images: Images, epochs: int) -> Row:
     """Prune by one method, fine-tune, measure before and after."""
-    by_scales = method == "unpruned" or METHODS[method].defaults.importance == "bn"
+    known = VARIANTS.get(method, {}).get("method", method)
+    by_scales = method == "unpruned" or METHODS[known].defaults.importance == "bn"
     model = sparse_model(work, images) if by_scales else trained_model()
-    row: Row = {"method": method, "ratio": 0.0, "multiple_of": 1}
+    row: Row = {"method": method, "ratio": 0.0, "multiple_of": 1, "epochs": epochs}
     if method != "unpruned":
         config = smallest_ratio(model, method)
         model = carry_out(plan_pruning(model, config)).model
         row |= {"ratio": config.ratio, "multiple_of": config.multiple_of}
-    (work / f"{method}.cfg").write_text(model.network.cfg, "utf-8")
+    name = run_name(method, epochs)
+    (work / f"{name}.cfg").write_text(model.network.cfg, "utf-8")
     row |= {"params": sum(p.numel() for p in model.parameters()), "macs": model.network.macs}
-    return row | fine_tuned(model, images, FINE_TUNING, work / f"{method}.pt")
+    return row | fine_tuned(model, images, replace(FINE_TUNING, epochs=epochs), work / f"{name}.pt")
+
+
+def run_name(method: str, epochs: int) -> str:
+    """Return what the files of a run are called."""
+    return method if epochs == FINE_TUNING.epochs else f"{method}_{epochs}"
 
 
 @click.command()
 @click.argument("work", type=click.Path(path_type=Path))
-@click.option("--methods", default="unpruned,regular,normal,slim,l2,l1-reconstruct,l2-reconstruct,fpgm,filters")
+@click.option(
+    "--methods", default="unpruned,regular,regular-local,normal,slim,l2,l1-reconstruct,l2-reconstruct,fpgm,filters"
+)
+@click.option("--epochs", default=FINE_TUNING.epochs, show_default=True)
 @click.option("--threads", default=1, show_default=True)
-def main(work: Path, methods: str, threads: int) -> None:
+def main(work: Path, methods: str, epochs: int, threads: int) -> None:
     """Run the study for METHODS and write the rows of all that WORK holds."""
     torch.set_num_threads(threads)
     work.mkdir(parents=True, exist_ok=True)
     images = open_images()
     for method in methods.split(","):
-        once(work / f"{method}.json", lambda method=method: study(method, work, images))  # type: ignore[misc]
-    rows = [json.loads(path.read_text("utf-8")) for path in sorted(work.glob("*.json"))]
-    RESULTS.write_text(json.dumps([row for row in rows if "method" in row], indent=1) + "\n", "utf-8")
+        once(work / f"{run_name(method, epochs)}.json", lambda method=method: study(method, work, images, epochs))  # type: ignore[misc]
+    found = [json.loads(path.read_text("utf-8")) for path in sorted(work.glob("*.json"))]
+    rows = [row for row in found if "method" in row]
+    RESULTS.write_text(json.dumps({"rows": rows}, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def main(work: Path, threads: int) -> None:
         for share in SHARES
         for kind in KINDS
     ]
-    RESULTS.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
+    RESULTS.write_text(json.dumps({"rows": rows}, indent=1) + "\n", "utf-8")
     draw(rows)  # type: ignore[arg-type]
 
 

@@ -24,6 +24,7 @@ PAGES = (
     ROOT / "docs" / "results.md",
     ROOT / "docs" / "mixed_precision.md",
     ROOT / "docs" / "targets.md",
+    ROOT / "docs" / "results" / "bccd.md",
     ROOT / "docs" / "results" / "seed_rows.md",
     ROOT / "docs" / "results" / "prune_rivals.md",
 )
@@ -184,6 +185,40 @@ def prune_rivals() -> str:
     return table(head, rows)
 
 
+def bccd_pruning() -> str:
+    """The detector of blood cells, pruned by every method."""
+    rows = sorted(_load("bccd_pruning")["rows"], key=lambda row: (row["epochs"], row["ratio"] > 0, -row["ap50"]))
+    whole = next(row for row in rows if row["method"] == "unpruned")
+    body = [
+        (
+            row["method"],
+            row["epochs"],
+            row["multiple_of"],
+            f"{row['params']:,}",
+            f"{100 * row['params'] / whole['params']:.1f}",
+            f"{100 * row['macs'] / whole['macs']:.1f}",
+            *(_percent(row[figure]) for figure in ("ap50_before", "ap50", "ap")),
+        )
+        for row in rows
+    ]
+    left = ("parameters", "% of them", "% of MACs")
+    head = ("method", "epochs", "multiple of", *left, "AP50 before", "AP50", "AP50:95")
+    return table(head, body)
+
+
+def bccd_ratios() -> str:
+    """Weights and filters of the detector of blood cells under masks."""
+    rows = _load("bccd_ratios")["rows"]
+    figures = [("weights", "ap50_before"), ("weights", "ap50"), ("filters", "ap50_before"), ("filters", "ap50")]
+    found = {(row["kind"], row["share"]): row for row in rows}
+    body = [
+        (f"{100 * share:.0f} %", *(_percent(found[kind, share][figure]) for kind, figure in figures))
+        for share in sorted({row["share"] for row in rows})
+    ]
+    head = ("pruned", "weights", "weights, retrained", "filters", "filters, retrained")
+    return table(head, body)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     **{
         function.__name__: function
@@ -197,6 +232,8 @@ TABLES: dict[str, Callable[[], str]] = {
             seed_yolov3,
             seed_resnets,
             prune_rivals,
+            bccd_pruning,
+            bccd_ratios,
         )
     },
     **{name: partial(speed_table, name) for name in SPEED_TABLES},
