@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -191,6 +192,7 @@ def _inductor(subject: Subject, x: Tensor, learned: bool = True) -> tuple[Quanti
 
 def _brevitas(subject: Subject, x: Tensor) -> tuple[Quantiser, tuple[Tensor, ...]]:
     """Brevitas's fixed-point quantisers; a weight's finds its scale from the weight in every call, as in training."""
+    os.environ.setdefault("BREVITAS_JIT", "1")  # it compiles its quantisers only if told so before its import
     layers, formats = library("brevitas.nn"), library("brevitas.quant.fixed_point")
     if subject.kind == "activation":
         quantiser = layers.QuantIdentity(act_quant=formats.Int8ActPerTensorFixedPoint, return_quant_tensor=False)

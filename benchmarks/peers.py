@@ -25,7 +25,6 @@ from benchmarks.measure import Function, PeerMissingError
 Array = npt.NDArray[Any]
 
 os.environ.setdefault("NM_DISABLE_ANALYTICS", "1")  # DeepSparse would call home
-os.environ.setdefault("BREVITAS_JIT", "1")  # Brevitas compiles its quantisers only if told so before its import
 
 
 def library(name: str) -> Any:  # noqa: ANN401 - a module

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models of Brevitas as integer graphs: 0 codes differ from what Brevitas itself computes in float64."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -46,3 +50,16 @@ def test_a_detector(bits):
     graph = assert_equal_codes(trained(YoloLike(bits), (2, 3, 16, 24)), (1, 3, 16, 24))
     assert {"upsample", "concat", "maxpool"} <= {node.op for node in graph.nodes}
     assert (1, 3) in {(node.act.slope_mul, node.act.slope_shift) for node in graph.nodes if node.op == "conv2d"}
+
+
+def test_where_brevitas_compiles_its_modules():
+    """BREVITAS_JIT=1, read when Brevitas is imported, makes script modules of its activations."""
+    code = (
+        "import torch; from brevitas.config import JIT_ENABLED; assert JIT_ENABLED;"
+        "from support.brevitas_models import *; torch.manual_seed(1); assert_equal_codes(trained(ResNet(8)));"
+        "assert_equal_codes(trained(YoloLike(8), (2, 3, 16, 24)), (1, 3, 16, 24))"
+    )
+    path = os.pathsep.join(filter(None, sys.path))
+    environment = {**os.environ, "BREVITAS_JIT": "1", "PYTHONPATH": path}
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr

@@ -107,6 +107,18 @@ class _Elementwise(nn.Module):
         return _mark(self.compute(*[_mark(x, before) for x in inputs], **options), after)
 
 
+def _activation(proxy: Proxy) -> nn.Module:
+    """Return a copy of the function in front of a quantiser, as a Python module that can be traced."""
+    fused = proxy.fused_activation_quant_proxy
+    if fused is None:
+        return nn.Identity()
+    function = fused.activation_impl
+    if isinstance(function, torch.jit.ScriptModule):  # what BREVITAS_JIT=1 makes of it
+        switched_off = function.original_name == nn.Identity.__name__
+        function = nn.Identity() if switched_off else proxy.quant_injector.act_impl
+    return copy.deepcopy(function)
+
+
 def _mark(x: Tensor, label: str | None) -> Tensor:
     return x if label is None else boundary(x, label)
 
@@ -123,9 +135,7 @@ class _Builder:
         if isinstance(layer, QuantWeightBiasInputOutputLayer):
             return self._weighted(name, layer)
         if isinstance(layer, QuantNonLinearActLayer):
-            fused = layer.act_quant.fused_activation_quant_proxy
-            function = nn.Identity() if fused is None else copy.deepcopy(fused.activation_impl)
-            return _Elementwise(function, self._labels(layer.input_quant, layer.act_quant))
+            return _Elementwise(_activation(layer.act_quant), self._labels(layer.input_quant, layer.act_quant))
         if isinstance(layer, qnn.QuantEltwiseAdd):
             return _Elementwise(torch.add, self._labels(layer.input_quant, layer.output_quant))
         if isinstance(layer, qnn.QuantCat):
