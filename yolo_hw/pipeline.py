@@ -257,7 +257,9 @@ def verify(state: CompileState) -> None:
     )
 
 
-COMPILE_STEPS: tuple[Callable[[CompileState], None], ...] = (
+Step = Callable[[CompileState], None]
+
+COMPILE_STEPS: tuple[Step, ...] = (
     check_output,
     load_model,
     load_images,
@@ -268,6 +270,9 @@ COMPILE_STEPS: tuple[Callable[[CompileState], None], ...] = (
     verify,
 )
 """The flow, in order."""
+
+QUANTISE_STEPS: tuple[Step, ...] = (load_model, load_images, calibrate_model, lower_model)
+"""Its part up to the integer graph."""
 
 
 def compile_network(config: CompileConfig, progress: Progress | None = None) -> CompileState:
@@ -284,10 +289,15 @@ def compile_network(config: CompileConfig, progress: Progress | None = None) -> 
         YoloHwError: Any bad input; nothing is left behind.
     """
     state = CompileState(config, progress or Progress())
-    for step in COMPILE_STEPS:
-        state.progress.step(step.__name__.replace("_", " "))
-        step(state)
+    run_steps(state, COMPILE_STEPS)
     return state
+
+
+def run_steps(state: CompileState, steps: Iterable[Step], before: str = "") -> None:
+    """Run some of the flow; each step reports its name, behind `before`."""
+    for step in steps:
+        state.progress.step(before + step.__name__.replace("_", " "))
+        step(state)
 
 
 def golden_images(state: CompileState) -> dict[str, IntArray]:

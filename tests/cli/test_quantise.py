@@ -127,7 +127,7 @@ def test_a_bound_on_the_loss(labelled, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--budget", "bytes"], "--budget must be KIND=NUMBER or KIND=SHARE, such as bytes=0.6, got 'bytes'"),
+        (["--budget", "bytes"], "--budget must be KIND=VALUE or KIND=SHAREx, such as bytes=0.5x, got 'bytes'"),
         (["--budget", "byte=0.5"], "kind must be one of bytes, macbits, cycles, got 'byte'; did you mean 'bytes'?"),
         (["--budget", "bytes=0.01"], "word lengths: the budget is"),
         (["--budget", "bytes=0.5", "--max-drop", "1"], "both choose word lengths: give one"),

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from yolo_hw.cli.console import note, step_progress
 from yolo_hw.darknet.network import load_network
 from yolo_hw.data.dataset import read_names
 from yolo_hw.data.preprocess import Resize
-from yolo_hw.errors import YoloHwError
+from yolo_hw.errors import YoloHwError, nearest
 from yolo_hw.evaluate.detector import FloatRunner, HeadRunner
 from yolo_hw.evaluate.int_runner import IntRunner
 from yolo_hw.evaluate.onnx_runner import PIXEL_SCALE, OnnxRunner
@@ -26,15 +26,7 @@ from yolo_hw.intgraph.check import check_graph
 from yolo_hw.intgraph.graph import IntGraph
 from yolo_hw.intgraph.target_profiles import TARGETS
 from yolo_hw.nn.darknet import DARKNET_BN_EPS, load_darknet
-from yolo_hw.pipeline import (
-    CompileConfig,
-    CompileState,
-    OnnxSource,
-    calibrate_model,
-    load_images,
-    load_model,
-    lower_model,
-)
+from yolo_hw.pipeline import QUANTISE_STEPS, CompileConfig, CompileState, OnnxSource, run_steps
 from yolo_hw.quant.config import (
     BITS,
     AdaRoundConfig,
@@ -236,6 +228,26 @@ QUANT_NAMES = (
 """Parameters of `quant_options`."""
 
 
+def parse_budget(text: str, kinds: Iterable[str]) -> tuple[str, float, bool]:
+    """Parse ``macs=0.5x``, half of what there is, ``macs=0.5``, the same, as nothing costs up to 1, or ``macs=2e6``.
+
+    Returns:
+        What is counted, the value, whether it is a share.
+
+    Raises:
+        YoloHwError: It is none of them, or nothing is counted under that name.
+    """
+    kinds = list(kinds)
+    match = re.fullmatch(r"([a-z]+)=([0-9]*\.?[0-9]+(?:e[0-9]+)?)(x?)", text)
+    if match is None:
+        raise YoloHwError(f"--budget must be KIND=VALUE or KIND=SHAREx, such as {kinds[0]}=0.5x, got '{text}'")
+    if match[1] not in kinds:
+        known = ", ".join(kinds)
+        raise YoloHwError(f"--budget: kind must be one of {known}, got '{match[1]}'{nearest(match[1], kinds)}")
+    value = float(match[2])
+    return match[1], value, bool(match[3]) or value <= 1
+
+
 def refuse_unheeded(names: list[str], where: str) -> None:
     """Refuse options that were given, but have no effect here.
 
@@ -327,9 +339,7 @@ def quantise_on_the_fly(options: dict[str, Any]) -> IntGraph:
     )
     with step_progress() as progress:
         state = CompileState(config, progress)
-        for step in (load_model, load_images, calibrate_model, lower_model):
-            progress.step(step.__name__.replace("_", " "))
-            step(state)
+        run_steps(state, QUANTISE_STEPS)
     assert state.graph is not None
     return state.graph
 

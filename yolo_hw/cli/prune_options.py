@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from enum import Enum
 from functools import partial
@@ -14,10 +13,9 @@ import click
 
 from hls_export.config import AcceleratorConfig
 from hls_export.plan.estimate import conv_windows, estimate_cycles
-from yolo_hw.cli.options import BatchNormEpsilon, FilePath
+from yolo_hw.cli.options import BatchNormEpsilon, FilePath, parse_budget
 from yolo_hw.darknet.network import Network
 from yolo_hw.data.preprocess import Resize
-from yolo_hw.errors import PruneError, nearest
 from yolo_hw.nn.accounting import PROFILES
 from yolo_hw.nn.darknet import DARKNET_BN_EPS
 from yolo_hw.prune.config import ENUM_FIELDS, PruneConfig
@@ -36,6 +34,7 @@ from yolo_hw.prune.report import REPORT
 from yolo_hw.prune.select import Budget, Policy
 
 CONFIG = PruneConfig()
+KINDS = [kind.value for kind in CostKind]
 COUNT = click.IntRange(1)
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -70,7 +69,7 @@ OPTIONS = [
                  help="What goes and by which rule, see docs/prune.md."),
     click.option("--ratio", type=float, help="Share to remove, at least 0 and below 1."),
     click.option("--budget", metavar="KIND=VALUE|SHAREx", help="What the network may cost instead, such as macs=0.5x "
-                 f"or params=2000000. Kinds: {', '.join(kind.value for kind in CostKind)}."),
+                 f"or params=2000000. Kinds: {', '.join(KINDS)}."),
     click.option("--importance", type=click.Choice(list(IMPORTANCES)), help="What a channel is worth. [default: the "
                  "method's]"),
     click.option("--scope", type=_choice(Scope), help="What is ranked together. [default: the method's]"),
@@ -162,28 +161,11 @@ def prune_config(options: dict[str, Any]) -> PruneConfig:
         chosen[name] = options[name]
     return PruneConfig(
         **chosen,
-        budget=None if options["budget"] is None else parse_budget(options["budget"]),
+        budget=None if options["budget"] is None else Budget(*parse_budget(options["budget"], KINDS)),
         multiple_of=options["multiple_of"] or tm,
         input_multiple_of=options["input_multiple_of"] or tn or 1,
         include=options["include"] or None,
     )
-
-
-def parse_budget(text: str) -> Budget:
-    """Parse ``macs=0.5x``, half of what there is, or ``params=2000000``.
-
-    Raises:
-        PruneError: It is neither, or nothing is counted under that name.
-    """
-    kinds = [kind.value for kind in CostKind]
-    match = re.fullmatch(r"([a-z]+)=([0-9]*\.?[0-9]+(?:e[0-9]+)?)(x?)", text)
-    if match is None:
-        raise PruneError(f"--budget must be KIND=VALUE or KIND=SHAREx, such as macs=0.5x, got '{text}'")
-    if match[1] not in kinds:
-        raise PruneError(
-            f"--budget: kind must be one of {', '.join(kinds)}, got '{match[1]}'{nearest(match[1], kinds)}"
-        )
-    return Budget(match[1], float(match[2]), relative=bool(match[3]))
 
 
 def accelerator_of(tile: str | None) -> Accelerator | None:

@@ -31,7 +31,7 @@ from yolo_hw.evaluate.detector import FloatRunner
 from yolo_hw.intgraph.graph import IntGraph
 from yolo_hw.intgraph.io import save_graph
 from yolo_hw.nn.darknet import Darknet
-from yolo_hw.pipeline import CompileState, calibrate_model, image_batches, load_images, load_model, lower_model
+from yolo_hw.pipeline import QUANTISE_STEPS, CompileState, calibrate_model, image_batches, lower_model, run_steps
 from yolo_hw.quant import bit_files
 from yolo_hw.quant.accuracy_control import AccuracyTarget, Controlled, Trial, control_accuracy
 from yolo_hw.quant.bit_choices import ACTIVATIONS, WEIGHTS
@@ -93,9 +93,7 @@ def command(**options: Any) -> int:  # noqa: ANN401
     check_replaceable(options["out"], REPORT_FILE, _is_own)
     with step_progress() as progress:
         state = CompileState(config, progress)
-        for step in (load_model, load_images, calibrate_model, lower_model):
-            progress.step(step.__name__.replace("_", " "))
-            step(state)
+        run_steps(state, QUANTISE_STEPS)
     assert state.calibrated is not None
     assert state.graph is not None
     subject = Subject(state, state.calibrated, state.graph)
@@ -171,9 +169,7 @@ def _choose(subject: Subject, budget: BitBudget, cost: Cost, time_limit: float) 
     chosen = replace(config, quant=replace(config.quant, overrides=choice.overrides))
     with step_progress() as progress:
         state = replace(subject.state, config=chosen, progress=progress)
-        for step in (calibrate_model, lower_model):
-            progress.step(f"chosen word lengths: {step.__name__.replace('_', ' ')}")
-            step(state)
+        run_steps(state, (calibrate_model, lower_model), "chosen word lengths: ")
     assert state.calibrated is not None
     assert state.graph is not None
     subject.calibrated, subject.graph = state.calibrated, state.graph

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 import click
 
-from yolo_hw.cli.options import FilePath
-from yolo_hw.errors import QuantError, nearest
+from yolo_hw.cli.options import FilePath, parse_budget
+from yolo_hw.errors import QuantError
 from yolo_hw.quant.bit_choices import ACTIVATIONS, WEIGHTS
 from yolo_hw.quant.config import QuantConfig
 from yolo_hw.quant.layer_report import HURT_DB
@@ -41,8 +41,8 @@ def word_length_options(function: F) -> F:
         [
             click.option("--sensitivity", is_flag=True,
                          help="Measure what every word length of every layer costs; table and picture."),
-            click.option("--budget", metavar="KIND=VALUE",
-                         help="Choose word lengths within a budget of bytes, macbits or cycles: bytes=0.6 is a share "
+            click.option("--budget", metavar="KIND=VALUE|SHAREx",
+                         help="Choose word lengths within a budget of bytes, macbits or cycles: bytes=0.6x is a share "
                          "of the network in the bits of the options, bytes=200000 a number."),
             click.option("--cycles", type=FilePath, metavar="FILE",
                          help='For --budget cycles: JSON of layer -> {"W_BITSxA_BITS": cycles}.'),
@@ -89,21 +89,9 @@ class BitBudget:
 
     @classmethod
     def parse(cls, text: str) -> BitBudget:
-        """Parse ``bytes=0.6``, ``bytes=0.6x`` (shares) or ``bytes=200000``.
-
-        Raises:
-            QuantError: It is neither, or nothing is counted under that name.
-        """
-        kinds = [kind.value for kind in BudgetKind]
-        match = re.fullmatch(r"([a-z]+)=([0-9]*\.?[0-9]+(?:e[0-9]+)?)(x?)", text)
-        if match is None:
-            raise QuantError(f"--budget must be KIND=NUMBER or KIND=SHARE, such as bytes=0.6, got '{text}'")
-        if match[1] not in kinds:
-            raise QuantError(
-                f"--budget: kind must be one of {', '.join(kinds)}, got '{match[1]}'{nearest(match[1], kinds)}"
-            )
-        value = float(match[2])
-        return cls(BudgetKind(match[1]), value, bool(match[3]) or value <= 1)
+        """Parse ``bytes=0.6x``, a share, or ``bytes=200000``; see `yolo_hw.cli.options.parse_budget`."""
+        kind, value, relative = parse_budget(text, [kind.value for kind in BudgetKind])
+        return cls(BudgetKind(kind), value, relative)
 
 
 def sensitivity_config(options: dict[str, Any], config: QuantConfig, budget: BitBudget | None) -> SensitivityConfig:

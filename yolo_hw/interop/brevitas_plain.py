@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import brevitas.nn as qnn
 import numpy as np
@@ -116,7 +116,7 @@ def _activation(proxy: Proxy) -> nn.Module:
     if isinstance(function, torch.jit.ScriptModule):  # what BREVITAS_JIT=1 makes of it
         switched_off = function.original_name == nn.Identity.__name__
         function = nn.Identity() if switched_off else proxy.quant_injector.act_impl
-    return copy.deepcopy(function)
+    return cast(nn.Module, copy.deepcopy(function))
 
 
 def _mark(x: Tensor, label: str | None) -> Tensor:

@@ -9,9 +9,8 @@ for every format group g and its bits a variable ``z[g, a]``, all 0 or 1:
                 sum_a z[g, a] = 1                   one word length per group
                 sum cost[l, w, a] y[l, w, a] <= budget
 
-The solver is HiGHS (Huangfu and Hall, "Parallelizing the dual revised simplex method", 2018) through `scipy`. Its
-tolerances are taken out: every answer is priced again exactly and, if it is over the budget, excluded; options that
-cannot be part of an optimum leave before a second run whose scale fits what is left.
+The solver's tolerances are taken out: every answer is priced again exactly and, if it is over the budget, excluded;
+options that cannot be part of an optimum leave before a second run whose scale fits what is left.
 
 Reference:
     Yao et al., "HAWQ-V3: Dyadic Neural Network Quantization", ICML 2021, section 3.3 (the integer program).
@@ -26,8 +25,6 @@ from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, milp
-from scipy.sparse import csr_array
 
 from yolo_hw.errors import QuantError
 from yolo_hw.intgraph.graph import INPUT, INPUT_FORMAT
@@ -36,8 +33,8 @@ from yolo_hw.quant.bit_choices import ACTIVATIONS, WEIGHTS, Unit
 from yolo_hw.quant.config import Override, QuantConfig
 from yolo_hw.quant.folded import FoldedGraph
 from yolo_hw.quant.groups import format_groups
+from yolo_hw.quant.integer_program import Answer, Rows, minimise
 from yolo_hw.quant.sensitivity import Sensitivity
-from yolo_hw.quant.solver_output import stdout_to_stderr
 
 MAX_EXCLUDED = 64
 """Answers over the budget by less than the solver's tolerance that are excluded before giving up."""
@@ -194,8 +191,7 @@ class _Program:
         self.options: list[tuple[Unit, int]] = []
         damages: list[float] = []
         costs: list[float] = []
-        rows: list[dict[int, float]] = []
-        sums: list[float] = []
+        self.rows = Rows()
         place: dict[tuple[str, int], int] = {}
         readers: dict[tuple[str, int], list[list[int]]] = {}
         for layer in works:
@@ -209,8 +205,7 @@ class _Program:
                     damages.append(damage)
                     costs.append(float(cost(layer, w, a)))
                 if layer.reads is None:
-                    rows.append(dict.fromkeys(columns, 1.0))
-                    sums.append(1.0)
+                    self.rows.equal(dict.fromkeys(columns, 1.0), 1)
                 else:
                     readers.setdefault((layer.reads, a), []).append(columns)
         for unit in groups:
@@ -221,16 +216,13 @@ class _Program:
                 self.options.append((unit, a))
                 damages.append(damage)
                 costs.append(0.0)
-            rows.append(dict.fromkeys(choices, 1.0))
-            sums.append(1.0)
+            self.rows.equal(dict.fromkeys(choices, 1.0), 1)
         for key, layers in readers.items():
             for columns in layers:
-                rows.append({**dict.fromkeys(columns, 1.0), place[key]: -1.0})
-                sums.append(0.0)
+                self.rows.equal({**dict.fromkeys(columns, 1.0), place[key]: -1.0}, 0)
         self.damage = np.array(damages)
         self.cost = np.array(costs)
         self.upper = np.ones(len(self.options))
-        self.equal = LinearConstraint(_matrix(rows, len(self.options)), sums, sums)
 
     def forbid(self, columns: npt.NDArray[np.bool_]) -> None:
         """Take options out."""
@@ -252,40 +244,23 @@ class _Program:
         """Return the best answer within the budget, None if there is none."""
         usable = objective[self.upper > 0]
         scale = float(usable.max(initial=0.0)) or 1.0
-        excluded: list[dict[int, float]] = []
+        excluded = Rows()
         for _ in range(MAX_EXCLUDED):
             found = self._run(objective / scale, budget, excluded, time_limit)
             if found.x is None:
                 return None
             chosen = np.asarray(found.x > 0.5)
             if self.price(chosen) <= budget:
-                return _Answer(chosen, float(found.mip_gap or 0.0))
-            excluded.append(dict.fromkeys(np.flatnonzero(chosen).tolist(), 1.0))
+                return _Answer(chosen, found.gap)
+            columns = np.flatnonzero(chosen).tolist()
+            excluded.at_most(dict.fromkeys(columns, 1.0), len(columns) - 1.0)
         raise QuantError(f"word lengths: {MAX_EXCLUDED} choices cost the budget of {budget:.12g} but for rounding")
 
     def _run(
-        self,
-        objective: npt.NDArray[np.float64],
-        budget: float,
-        excluded: list[dict[int, float]],
-        time_limit: float | None,
-    ) -> OptimizeResult:
-        columns = len(self.options)
-        constraints = [self.equal]
+        self, objective: npt.NDArray[np.float64], budget: float, excluded: Rows, time_limit: float | None
+    ) -> Answer:
+        rows = self.rows.joined(excluded)
         if math.isfinite(budget):
             unit = max(abs(budget), float(self.cost.max(initial=0.0)), 1e-300)
-            constraints.append(LinearConstraint(csr_array(self.cost[None] / unit), -np.inf, budget / unit))
-        if excluded:
-            most = [len(row) - 1.0 for row in excluded]
-            constraints.append(LinearConstraint(_matrix(excluded, columns), -np.inf, most))
-        options = {"mip_rel_gap": 0.0} | ({} if time_limit is None else {"time_limit": time_limit})
-        bounds = Bounds(np.zeros(columns), self.upper)
-        integers = np.ones(columns)
-        with stdout_to_stderr():
-            return milp(objective, integrality=integers, bounds=bounds, constraints=constraints, options=options)
-
-
-def _matrix(rows: Sequence[dict[int, float]], columns: int) -> csr_array:
-    where = [(i, column, value) for i, row in enumerate(rows) for column, value in row.items()]
-    i, j, values = (np.array(part) for part in zip(*where, strict=True))
-    return csr_array((values, (i, j)), shape=(len(rows), columns))
+            rows.at_most({i: cost / unit for i, cost in enumerate(self.cost) if cost}, budget / unit)
+        return minimise(objective, rows, upper=self.upper, time_limit=time_limit)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exact solution of a `Problem` by mixed-integer programming (HiGHS).
+"""The exact solution of a `Problem` by mixed-integer programming.
 
 Every variable has one binary per candidate, of which one is 1; every factor one share per allowed combination, whose
 sums over the combinations with a given candidate equal that candidate's binary: the local polytope of a graphical
@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array
 
 from yolo_hw.errors import QuantError
+from yolo_hw.quant.integer_program import Rows, minimise
 from yolo_hw.quant.legal.errors import COARSER
 from yolo_hw.quant.legal.problem import Factor, Fracs, Problem
 
@@ -89,28 +88,6 @@ def _window(problem: Problem, reach: int) -> Domains:
     ]
 
 
-class _Rows:
-    """Equations under construction: entries (row, column, value) and right-hand sides."""
-
-    def __init__(self) -> None:
-        self.rows: list[int] = []
-        self.columns: list[int] = []
-        self.values: list[float] = []
-        self.equals: list[float] = []
-
-    def add(self, plus: Sequence[int], minus: Sequence[int], equals: float) -> None:
-        """State that the sum of some columns less that of others equals a number."""
-        self.columns += [*plus, *minus]
-        self.values += [1.0] * len(plus) + [-1.0] * len(minus)
-        self.rows += [len(self.equals)] * (len(plus) + len(minus))
-        self.equals.append(equals)
-
-    def constraint(self, columns: int) -> LinearConstraint:
-        """Return the equations over so many columns."""
-        matrix = csr_array((self.values, (self.rows, self.columns)), shape=(len(self.equals), columns))
-        return LinearConstraint(matrix, self.equals, self.equals)
-
-
 def _program(
     problem: Problem, factors: Sequence[Factor], domains: Domains, time_limit: float, *, scale: float = 1.0
 ) -> Solution | None:
@@ -121,35 +98,27 @@ def _program(
     """
     if not all(domains):
         return None
-    rows = _Rows()
+    rows = Rows()
     costs: list[float] = []
     column: list[dict[int, int]] = []
     for variable, domain in zip(problem.variables, domains, strict=True):
         column.append({frac: len(costs) + i for i, frac in enumerate(domain)})
         costs += [variable.errors.excess(frac) for frac in domain]
-        rows.add(list(column[-1].values()), [], 1)
+        rows.equal(dict.fromkeys(column[-1].values(), 1.0), 1)
     binaries = len(costs)
     for factor in factors:
         _add_factor(factor, domains, column, costs, rows)
-    integrality = np.arange(len(costs)) < binaries
-    found = milp(
-        np.array(costs) * scale,
-        integrality=integrality,
-        bounds=Bounds(0, 1),
-        constraints=rows.constraint(len(costs)),
-        options={"time_limit": time_limit, "mip_rel_gap": 0.0},
-    )
+    integers = np.arange(len(costs)) < binaries
+    found = minimise(np.array(costs) * scale, rows, integers=integers, time_limit=time_limit)
     if found.x is None:
-        if found.status == 1:
+        if found.timed_out:
             raise QuantError(f"no fraction bits for target '{problem.profile.name}' found within {time_limit:g} s")
         return None
     fracs = tuple(domain[int(found.x[list(of.values())].argmax())] for domain, of in zip(domains, column, strict=True))
-    return Solution(fracs, problem.cost(fracs), float(found.mip_gap or 0.0))
+    return Solution(fracs, problem.cost(fracs), found.gap)
 
 
-def _add_factor(
-    factor: Factor, domains: Domains, column: list[dict[int, int]], costs: list[float], rows: _Rows
-) -> None:
+def _add_factor(factor: Factor, domains: Domains, column: list[dict[int, int]], costs: list[float], rows: Rows) -> None:
     """Give every allowed combination of a factor a column, tied to those of its variables."""
     scope = factor.scope
     count = math.prod(len(domains[i]) for i in scope)
@@ -170,7 +139,7 @@ def _add_factor(
         for offset, fracs in enumerate(combinations):
             shares[fracs[position]].append(start + offset)
         for frac, having in shares.items():
-            rows.add(having, [column[i][frac]], 0)
+            rows.equal({**dict.fromkeys(having, 1.0), column[i][frac]: -1.0}, 0)
 
 
 def _explain(problem: Problem, time_limit: float) -> str:
