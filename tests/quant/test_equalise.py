@@ -5,17 +5,11 @@ import numpy as np
 import pytest
 import torch
 from support.networks import CfgWriter
-from support.random_net import BLOCKS, make_images, make_net, net_cfg
+from support.random_net import BLOCKS, make_images, make_net, make_uneven, net_cfg, run_float64
 
 from yolo_hw.quant import fold_model
 from yolo_hw.quant.equalise import activation_exponents, scale_channels
-from yolo_hw.quant.execute import float_parameters, run_folded
 from yolo_hw.quant.folded import FoldedConv
-
-
-def run_float64(graph, images):
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).double() / 256
-    return {r.node.name: r.out for r in run_folded(graph, x, float_parameters(graph, torch.float64))}
 
 
 def channel_ranges(maps):
@@ -28,18 +22,6 @@ def equalised(model, strength):
     before = run_float64(graph, images)
     other = scale_channels(graph, activation_exponents(graph, channel_ranges(before), strength))
     return graph, other, before, run_float64(other, images)
-
-
-def make_uneven(model):
-    """Scale the channels of every convolution with a batch norm by 1, 1/2, ... 1/32."""
-    with torch.no_grad():
-        for layer in model.network.layers:
-            norm = getattr(model.block(layer.name), "bn", None)
-            if norm is not None:
-                scale = 2.0 ** -torch.arange(layer.shape.c).remainder(6)
-                norm.weight.mul_(scale)
-                norm.bias.mul_(scale)
-    return model
 
 
 @pytest.mark.parametrize("block", sorted(BLOCKS))

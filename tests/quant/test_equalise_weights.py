@@ -6,31 +6,14 @@ import pytest
 import torch
 from support.data import REAL_NETWORKS, real_network
 from support.networks import CfgWriter
-from support.random_net import BLOCKS, make_images, make_net, net_cfg, random_net
+from support.random_net import BLOCKS, make_images, make_net, make_uneven, net_cfg, random_net, run_float64
 
 from yolo_hw import assets
 from yolo_hw.nn.darknet import load_darknet
 from yolo_hw.quant import EqualiseBy, QuantConfig, calibrate, fold_model
 from yolo_hw.quant.absorb_bias import absorb_biases
 from yolo_hw.quant.equalise import scale_channels, scale_groups, weight_exponents
-from yolo_hw.quant.execute import float_parameters, run_folded
-
-
-def run_float64(graph, images):
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).double() / 256
-    return {r.node.name: r.out for r in run_folded(graph, x, float_parameters(graph, torch.float64))}
-
-
-def make_uneven(model):
-    """Scale the channels of every batch norm by 1, 1/4, ... 1/4**6."""
-    with torch.no_grad():
-        for layer in model.network.layers:
-            norm = getattr(model.block(layer.name), "bn", None)
-            if norm is not None:
-                scale = 4.0 ** -torch.arange(layer.shape.c).remainder(7)
-                norm.weight.mul_(scale)
-                norm.bias.mul_(scale)
-    return model
+from yolo_hw.quant.execute import run_folded
 
 
 def pair(activation="leaky", groups=1, size=3):
@@ -54,7 +37,7 @@ def unmoved(graph):
 
 @pytest.mark.parametrize("block", sorted(BLOCKS))
 def test_the_function_stays_the_same_bit_by_bit(block):
-    model = make_uneven(make_net(net_cfg([block])))
+    model = make_uneven(make_net(net_cfg([block])), 4.0, 7)
     graph, images = fold_model(model), make_images(model)
     other = scale_channels(graph, weight_exponents(graph))
     before, after = run_float64(graph, images), run_float64(other, images)
@@ -80,7 +63,7 @@ def test_trained_networks_keep_their_function_and_converge(name):
 @pytest.mark.parametrize("groups", [1, 6])
 @pytest.mark.parametrize("activation", ["leaky", "relu", "linear"])
 def test_both_sides_end_within_a_factor_of_two(activation, groups):
-    graph = fold_model(make_uneven(pair(activation, groups)))
+    graph = fold_model(make_uneven(pair(activation, groups), 4.0, 7))
     axis = 0 if groups == 6 else 1
     gap = np.log2(precisions(graph, "conv_0", 0) / precisions(graph, "conv_1", axis))
     assert np.abs(gap).max() > 3
@@ -94,7 +77,7 @@ def test_the_factors_are_those_of_the_paper_rounded():
     cfg = CfgWriter(8, 8)
     cfg.conv(6, 3)
     cfg.conv(6, 3)
-    graph = fold_model(make_uneven(make_net(cfg.text())))
+    graph = fold_model(make_uneven(make_net(cfg.text()), 4.0, 7))
     first, second = graph.nodes[0].weight, graph.nodes[1].weight
     r1, r2 = np.abs(first).max((1, 2, 3)), np.abs(second).max((0, 2, 3))
     exact = -np.log2(np.sqrt(r1 * r2) / r2)

@@ -8,14 +8,17 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from support.networks import CfgWriter, build, random_weights
 from support.zoo import INPUT_SIZE
-from torch import nn
+from torch import Tensor, nn
 
 from yolo_hw.darknet.layers import ACTIVATIONS, Shape
 from yolo_hw.nn.darknet import Darknet
 from yolo_hw.quant import Calibrated, QuantConfig, batch_norm_moments, calibrate
+from yolo_hw.quant.execute import float_parameters, run_folded
 from yolo_hw.quant.fold import trace_model
+from yolo_hw.quant.folded import FoldedGraph
 
 WIDTH = 8
 """Channels between the blocks; every block also keeps the map's size."""
@@ -145,3 +148,21 @@ def calibrate_net(model: Darknet, config: QuantConfig | None = None, seed: int =
     images = [make_images(model, seed=seed)]
     traced = trace_model(model)
     return calibrate(traced.graph, images, config or QuantConfig(), None, batch_norm_moments(traced))
+
+
+def make_uneven(model: Darknet, base: float = 2.0, count: int = 6) -> Darknet:
+    """Scale the channels of every batch norm by 1, 1 / `base`, ... 1 / `base` ** (`count` - 1), over and over."""
+    with torch.no_grad():
+        for layer in model.network.layers:
+            norm = getattr(model.block(layer.name), "bn", None)
+            if norm is not None:
+                scale = base ** -torch.arange(layer.shape.c).remainder(count)
+                norm.weight.mul_(scale)
+                norm.bias.mul_(scale)
+    return model
+
+
+def run_float64(graph: FoldedGraph, images: npt.NDArray[np.uint8]) -> dict[str, Tensor]:
+    """Return the maps of all nodes by name, in float64."""
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).double() / 256
+    return {r.node.name: r.out for r in run_folded(graph, x, float_parameters(graph, torch.float64))}

@@ -6,25 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 from support.qat import assert_qat_ladder, images_of
-from support.random_net import BLOCKS, make_images, make_net, net_cfg
+from support.random_net import BLOCKS, make_images, make_net, make_uneven, net_cfg
 
 from yolo_hw.darknet.layers import ACTIVATIONS
 from yolo_hw.quant import EqualiseBy, QuantConfig
 from yolo_hw.quant.qat import float_model, prepare_qat
 
 FOUR_BITS = QuantConfig(w_bits=4)
-
-
-def make_uneven(model):
-    """Scale the channels of every batch norm by 1, 1/2, ... 1/32."""
-    with torch.no_grad():
-        for layer in model.network.layers:
-            norm = getattr(model.block(layer.name), "bn", None)
-            if norm is not None:
-                scale = 2.0 ** -torch.arange(layer.shape.c).remainder(6)
-                norm.weight.mul_(scale)
-                norm.bias.mul_(scale)
-    return model
 
 
 def distance(qat, model):
