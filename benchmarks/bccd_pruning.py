@@ -3,7 +3,8 @@
 
 Every method removes what is least by its own judgement until at most `PARAMS` of the parameters and `MACS` of the
 multiply-adds are left; methods that judge by batch-norm scales start from a sparse training, the others from the
-trained weights. Then all are fine-tuned with the same options, the unpruned network too; --epochs chooses how long.
+trained weights. Then all are fine-tuned with the same options, the unpruned network too; --epochs chooses how long,
+--seed the order and augmentation of images: runs that differ in it alone show how far the figures can be told apart.
 WORK keeps what each run came to, so a study that broke off goes on.
 """
 
@@ -28,7 +29,7 @@ from yolo_hw.prune.darknet_prune import carry_out, plan_pruning
 from yolo_hw.prune.gamma_report import GammaHistory
 from yolo_hw.prune.gamma_sparsity import GammaSparsity, Penalty
 from yolo_hw.prune.methods import METHODS
-from yolo_hw.train import Optimizer
+from yolo_hw.train import Optimizer, TrainConfig
 
 RESULTS = ROOT / "benchmarks/results/bccd_pruning.json"
 GAMMAS = ROOT / "docs/results/bccd/gammas.png"
@@ -104,25 +105,26 @@ def smallest_ratio(model: Darknet, name: str) -> PruneConfig:
     raise PruneError(f"{name}: no ratio up to {RATIOS[-1]} leaves {PARAMS:.0%} of parameters and {MACS:.0%} of MACs")
 
 
-def study(method: str, work: Path, images: Images, epochs: int) -> Row:
+def study(method: str, work: Path, images: Images, config: TrainConfig) -> Row:
     """Prune by one method, fine-tune, measure before and after."""
     known = VARIANTS.get(method, {}).get("method", method)
     by_scales = method == "unpruned" or METHODS[known].defaults.importance == "bn"
     model = sparse_model(work, images) if by_scales else trained_model()
-    row: Row = {"method": method, "ratio": 0.0, "multiple_of": 1, "epochs": epochs}
+    row: Row = {"method": method, "ratio": 0.0, "multiple_of": 1, "epochs": config.epochs, "seed": config.seed}
     if method != "unpruned":
-        config = smallest_ratio(model, method)
-        model = carry_out(plan_pruning(model, config)).model
-        row |= {"ratio": config.ratio, "multiple_of": config.multiple_of}
-    name = run_name(method, epochs)
+        pruning = smallest_ratio(model, method)
+        model = carry_out(plan_pruning(model, pruning)).model
+        row |= {"ratio": pruning.ratio, "multiple_of": pruning.multiple_of}
+    name = run_name(method, config)
     (work / f"{name}.cfg").write_text(model.network.cfg, "utf-8")
     row |= {"params": sum(p.numel() for p in model.parameters()), "macs": model.network.macs}
-    return row | fine_tuned(model, images, replace(FINE_TUNING, epochs=epochs), work / f"{name}.pt")
+    return row | fine_tuned(model, images, config, work / f"{name}.pt")
 
 
-def run_name(method: str, epochs: int) -> str:
+def run_name(method: str, config: TrainConfig) -> str:
     """Return what the files of a run are called."""
-    return method if epochs == FINE_TUNING.epochs else f"{method}_{epochs}"
+    epochs = "" if config.epochs == FINE_TUNING.epochs else f"_{config.epochs}"
+    return f"{method}{epochs}" + (f"_seed{config.seed}" if config.seed else "")
 
 
 @click.command()
@@ -131,14 +133,16 @@ def run_name(method: str, epochs: int) -> str:
     "--methods", default="unpruned,regular,regular-local,normal,slim,l2,l1-reconstruct,l2-reconstruct,fpgm,filters"
 )
 @click.option("--epochs", default=FINE_TUNING.epochs, show_default=True)
+@click.option("--seed", default=FINE_TUNING.seed, show_default=True, help="Of the fine-tuning.")
 @click.option("--threads", default=1, show_default=True)
-def main(work: Path, methods: str, epochs: int, threads: int) -> None:
+def main(work: Path, methods: str, epochs: int, seed: int, threads: int) -> None:
     """Run the study for METHODS and write the rows of all that WORK holds."""
     torch.set_num_threads(threads)
     work.mkdir(parents=True, exist_ok=True)
     images = open_images()
+    config = replace(FINE_TUNING, epochs=epochs, seed=seed)
     for method in methods.split(","):
-        once(work / f"{run_name(method, epochs)}.json", lambda method=method: study(method, work, images, epochs))  # type: ignore[misc]
+        once(work / f"{run_name(method, config)}.json", lambda method=method: study(method, work, images, config))  # type: ignore[misc]
     found = [json.loads(path.read_text("utf-8")) for path in sorted(work.glob("*.json"))]
     rows = [row for row in found if "method" in row]
     RESULTS.write_text(json.dumps({"rows": rows}, indent=1) + "\n", "utf-8")
