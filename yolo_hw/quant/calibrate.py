@@ -26,7 +26,7 @@ from yolo_hw.quant.absorb_bias import absorb_biases
 from yolo_hw.quant.config import CorrectBy, EqualiseBy, Observer, QuantConfig
 from yolo_hw.quant.corrections import correct_rounding
 from yolo_hw.quant.equalise import Exponents, activation_exponents, scale_channels, weight_exponents
-from yolo_hw.quant.execute import NodeResult, float_parameters, run_folded
+from yolo_hw.quant.execute import NodeResult, float_parameters, image_tensor, run_folded
 from yolo_hw.quant.folded import Float64Array, FoldedGraph, FoldedNode
 from yolo_hw.quant.groups import FormatGroup, format_groups
 from yolo_hw.quant.legal import Legaliser, LegalReport, cast_image
@@ -230,9 +230,8 @@ def make_plan(
 def _run(graph: FoldedGraph, images: list[ImageBatch], stage: str, progress: Progress | None) -> Iterator[NodeResult]:
     parameters = float_parameters(graph)
     for i, batch in enumerate(images, start=1):
-        x = torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 256
         with torch.inference_mode():
-            yield from run_folded(graph, x, parameters)
+            yield from run_folded(graph, image_tensor(batch), parameters)
         if progress:
             progress(stage, i, len(images))
 

@@ -6,11 +6,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from yolo_hw.intgraph.graph import INPUT
+from yolo_hw.intgraph.graph import INPUT, INPUT_FORMAT
 from yolo_hw.intgraph.liveness import last_reads
 from yolo_hw.nn.activations import activate
 from yolo_hw.nn.blocks import reorg
@@ -42,6 +44,11 @@ class ConvParameters(NamedTuple):
 
 Finish = Callable[[FoldedNode, Tensor], Tensor]
 """Turns a node's raw result into its output."""
+
+
+def image_tensor(images: npt.NDArray[np.uint8], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return images [N, H, W, C] as the folded graph takes them: [N, C, H, W], pixels / 256."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(dtype) / (1 << INPUT_FORMAT.frac)
 
 
 def float_parameters(graph: FoldedGraph, dtype: torch.dtype = torch.float32) -> dict[str, ConvParameters]:

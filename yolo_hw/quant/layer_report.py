@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +23,7 @@ from yolo_hw.nn.activations import activate
 from yolo_hw.ops.fake_quant_pow2 import fake_quant_pow2
 from yolo_hw.quant import folded as G
 from yolo_hw.quant.calibrate import ImageBatch
-from yolo_hw.quant.execute import ConvParameters, float_finish, float_parameters, raw_result
+from yolo_hw.quant.execute import ConvParameters, float_finish, float_parameters, image_tensor, raw_result
 from yolo_hw.quant.folded import FoldedGraph, FoldedNode
 from yolo_hw.quant.layer_statistics import Clipping, Histogram, Likeness
 from yolo_hw.quant.plan import QuantPlan
@@ -178,7 +177,7 @@ class _Measurement:
 
     def add(self, image: ImageBatch) -> None:
         """Run one image [H, W, C]."""
-        x = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].double() / 256
+        x = image_tensor(image[None], torch.float64)
         maps: dict[str, tuple[Tensor, Tensor]] = {INPUT: (x, x)}
         for node, dying in zip(self.graph.nodes, last_reads(self.graph.nodes), strict=True):
             exact, rounded = ([maps[name][i] for name in node.inputs] for i in (0, 1))

@@ -12,9 +12,8 @@ from yolo_hw.errors import QuantError
 from yolo_hw.intgraph.engine import Engine
 from yolo_hw.intgraph.graph import IntGraph
 from yolo_hw.quant.calibrate import ImageBatch
-from yolo_hw.quant.execute import float_parameters, run_folded
+from yolo_hw.quant.execute import float_parameters, image_tensor, run_folded
 from yolo_hw.quant.folded import FoldedGraph
-from yolo_hw.quant.partial_run import image_tensor
 
 
 def output_damage(reference: FoldedGraph, graph: IntGraph, batches: Sequence[ImageBatch], threads: int = 1) -> float:

@@ -20,7 +20,7 @@ from yolo_hw.fixedpoint import signed_bits
 from yolo_hw.intgraph.bounds import conv_sums
 from yolo_hw.intgraph.graph import INPUT
 from yolo_hw.intgraph.liveness import last_reads
-from yolo_hw.quant.execute import ConvParameters, float_finish, float_parameters, raw_result
+from yolo_hw.quant.execute import ConvParameters, float_finish, float_parameters, image_tensor, raw_result
 from yolo_hw.quant.folded import FoldedConv, FoldedGraph
 from yolo_hw.quant.plan import ConvCodes, QuantPlan
 from yolo_hw.quant.simulate import Simulation
@@ -77,7 +77,7 @@ def revise_layers(
     stacked = np.concatenate(images)[: image_limit(graph)]
     rounded = {name: ConvParameters(p.weight.float(), p.bias.float()) for name, p in simulation.parameters.items()}
     reference = float_parameters(graph)
-    x = torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 256
+    x = image_tensor(stacked)
     maps: dict[str, tuple[Tensor, Tensor]] = {INPUT: (x, x)}
     for i, (node, dying) in enumerate(zip(graph.nodes, last_reads(graph.nodes), strict=True)):
         with torch.no_grad():

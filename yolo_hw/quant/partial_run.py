@@ -18,7 +18,7 @@ from yolo_hw.errors import QuantError
 from yolo_hw.intgraph.graph import INPUT
 from yolo_hw.intgraph.liveness import last_reads
 from yolo_hw.quant.calibrate import ImageBatch
-from yolo_hw.quant.execute import ConvParameters, float_finish, float_parameters, raw_result, run_folded
+from yolo_hw.quant.execute import ConvParameters, float_finish, float_parameters, image_tensor, raw_result, run_folded
 from yolo_hw.quant.folded import FoldedGraph, FoldedNode
 
 MEMORY_BUDGET = 1 << 30
@@ -26,11 +26,6 @@ MEMORY_BUDGET = 1 << 30
 
 Change = Callable[[FoldedNode, list[Tensor]], Tensor]
 """Node and inputs [N, C, H, W] -> output of the changed node."""
-
-
-def image_tensor(batch: ImageBatch) -> Tensor:
-    """Return images [N, H, W, C] uint8 as the folded graph takes them: [N, C, H, W], pixels / 256."""
-    return torch.from_numpy(np.ascontiguousarray(batch)).permute(0, 3, 1, 2).float() / 256
 
 
 def bounded_batches(graph: FoldedGraph, batches: Sequence[ImageBatch], copies: int = 1) -> list[ImageBatch]:

@@ -21,7 +21,8 @@ from yolo_hw.quant.bit_choices import Roundings, Unit
 from yolo_hw.quant.calibrate import Calibrated, ImageBatch, Progress
 from yolo_hw.quant.config import BITS
 from yolo_hw.quant.curvature import curvature_damages
-from yolo_hw.quant.partial_run import FoldedRunner, bounded_batches, float_maps, image_tensor, outputs_with
+from yolo_hw.quant.execute import image_tensor
+from yolo_hw.quant.partial_run import FoldedRunner, bounded_batches, float_maps, outputs_with
 from yolo_hw.search_log import Report, Row, SearchLog, fingerprint, finite, identity_of, no_report
 
 FLOAT = "float"

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
@@ -16,6 +15,7 @@ from yolo_hw.ops import fake_quant_pow2
 from yolo_hw.quant.config import QuantConfig
 from yolo_hw.quant.execute import NodeResult
 from yolo_hw.quant.folded import Float64Array, FoldedConv
+from yolo_hw.quant.layer_statistics import decibels
 
 COARSER, FINER = 12, 6
 """How far from an observer's choice fraction bits are looked for."""
@@ -62,13 +62,6 @@ class FracErrors:
     def sqnr(self, frac: int) -> float:
         """Return the signal-to-noise ratio under `frac` in dB, infinite without noise."""
         return decibels(self.signal, self.squared[frac])
-
-
-def decibels(signal: float, noise: float) -> float:
-    """Return ``10 log10(signal / noise)``, infinite without noise, minus infinity without signal."""
-    if noise == 0:
-        return math.inf
-    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
 
 
 @dataclass

@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from yolo_hw.quant.legal.errors import decibels
+from yolo_hw.quant.layer_statistics import decibels
 from yolo_hw.quant.legal.problem import ConvFactor, Problem
 from yolo_hw.quant.legal.solver import Solution
 
