@@ -22,7 +22,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from benchmarks import ours
 from benchmarks.measure import Candidate, Case, Function, PeerMissingError
 from benchmarks.networks import real_model, yolov3_tiny_model
-from benchmarks.peers import deepsparse_function, onnx_models, onnxruntime_function, openvino_function, torch_function
+from benchmarks.onnx_models import float_model, quantised_model
+from benchmarks.peers import deepsparse_function, onnxruntime_function, openvino_function, torch_function
 from benchmarks.record import DATA, require_data
 from yolo_hw.darknet import Network
 from yolo_hw.darknet.layers import Convolutional
@@ -180,7 +181,7 @@ def _torch(subject: Subject, form: str) -> Candidate:
 def _float_runtimes(subject: Subject) -> list[Candidate]:
     def prepare(name: str, runtime: Callable[..., Callable[[int], Function]], **options: str) -> Candidate:
         def make(threads: int) -> Function:
-            model = onnx_models().float_model(subject.folded)
+            model = float_model(subject.folded)
             run = runtime(lambda: model, subject.image(256), **options)(threads)
             return run if "bf16" in name else _check_float(subject, run, name)
 
@@ -194,26 +195,26 @@ def _float_runtimes(subject: Subject) -> list[Candidate]:
     ]
 
 
-Runtime = Callable[[Any, Subject], Callable[[int], Function]]
+Runtime = Callable[[Subject], Callable[[int], Function]]
 
 
-def _onnxruntime_int8(models: Any, subject: Subject) -> Callable[[int], Function]:  # noqa: ANN401 - a module
-    return onnxruntime_function(lambda: models.quantised_model(subject.graph, subject.pre_ranges), subject.codes[None])
+def _onnxruntime_int8(subject: Subject) -> Callable[[int], Function]:
+    return onnxruntime_function(lambda: quantised_model(subject.graph, subject.pre_ranges), subject.codes[None])
 
 
-def _openvino_int8(models: Any, subject: Subject) -> Callable[[int], Function]:  # noqa: ANN401
-    return openvino_function(lambda: models.quantised_model(subject.graph), subject.codes[None])
+def _openvino_int8(subject: Subject) -> Callable[[int], Function]:
+    return openvino_function(lambda: quantised_model(subject.graph), subject.codes[None])
 
 
-def _deepsparse_int8(models: Any, subject: Subject) -> Callable[[int], Function]:  # noqa: ANN401
-    return deepsparse_function(lambda: models.quantised_model(subject.graph, subject.pre_ranges), subject.codes[None])
+def _deepsparse_int8(subject: Subject) -> Callable[[int], Function]:
+    return deepsparse_function(lambda: quantised_model(subject.graph, subject.pre_ranges), subject.codes[None])
 
 
 def _checked(subject: Subject, runtime: Runtime) -> Callable[[int], Function]:
     """Wrap a runtime of bytes so that its codes are compared with the reference's first."""
 
     def prepare(threads: int) -> Function:
-        run: Callable[[], Any] = runtime(onnx_models(), subject)(threads)
+        run: Callable[[], Any] = runtime(subject)(threads)
         for got, codes in zip(run(), subject.expected_codes, strict=True):
             mean = float(np.abs(np.asarray(got)[0].astype(np.int64) - 128 - codes).mean())
             if mean > CODE_TOLERANCE * codes.std():

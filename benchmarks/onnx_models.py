@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Our networks as ONNX models, so that other runtimes compute the same work.
 
-The float model is the folded network: no batch norm is left, leaky is LeakyRelu. The quantised model holds the integer
+Float networks are the library's own export, `yolo_hw.interop.onnx_float`. The quantised model holds the integer
 graph's own codes and power-of-two scales as QuantizeLinear and DequantizeLinear around every operator, the form from
 which runtimes make integer kernels. A signed feature map's code q is stored as the byte q + 128, because kernels for
-unsigned activations and signed weights are the fast ones everywhere.
+unsigned activations and signed weights are the fast ones everywhere, and leaky has an integer form only where its
+argument is rounded, too: a form for speed, which need not be exact. The exact ones are `yolo_hw.interop`'s.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from onnx import TensorProto, helper, numpy_helper
 from yolo_hw.darknet.layers import Shape
 from yolo_hw.fixedpoint import FixedPoint
 from yolo_hw.geometry import Window
+from yolo_hw.interop.onnx_float import float_model
 from yolo_hw.intgraph import nodes as N
 from yolo_hw.intgraph.graph import INPUT, IntGraph
-from yolo_hw.nn.activations import LEAKY_SLOPE
 from yolo_hw.quant import folded as F
 from yolo_hw.quant.folded import FoldedGraph
 
@@ -36,34 +37,11 @@ Range = tuple[float, float]
 Array = npt.NDArray[Any]
 
 
-def float_model(graph: FoldedGraph) -> onnx.ModelProto:
-    """Return the folded network in float32.
-
-    Args:
-        graph: Convolutions, additions, concatenations, max pools and upsampling only.
-
-    Returns:
-        Input ``input`` [1, C, H, W] float32, pixels / 256; one output per head, [1, K, h, w] float32.
-
-    Raises:
-        ValueError: Another node or activation; names it.
-    """
-    model = _Model({INPUT: graph.input_shape, **{node.name: node.shape for node in graph.nodes}})
-    for node in graph.nodes:
-        inputs, pre = list(node.inputs), _before(node.activation, node.name)
-        if isinstance(node, F.FoldedConv):
-            inputs.append(model.constant(f"{node.name}.weight", node.weight.astype(np.float32)))
-            inputs.append(model.constant(f"{node.name}.bias", node.bias.astype(np.float32)))
-        model.operator(node, inputs, pre)
-        model.activation(node.activation, pre, node.name)
-    return model.finish(graph.name, TensorProto.FLOAT, [tensor for tensor, _ in graph.outputs])
-
-
 def quantised_model(graph: IntGraph, pre_ranges: Mapping[str, Range] | None = None) -> onnx.ModelProto:
     """Return the integer graph in the quantise-dequantise form.
 
     Args:
-        graph: At most 8 bits; the nodes of `float_model`.
+        graph: At most 8 bits; convolutions, additions, concatenations, max pools and upsampling only.
         pre_ranges: Range of the values before the activation, per leaky node. With it they are quantised, too, which
             onnxruntime needs to keep the activation in integers; without it they are not, which OpenVINO fuses.
 
@@ -90,7 +68,7 @@ def quantised_model(graph: IntGraph, pre_ranges: Mapping[str, Range] | None = No
         model.quantise(real, node.name, graph.output_of(node).fmt)
         if any(graph.consumers(node.name)):
             model.dequantise(node.name, graph.output_of(node).fmt)
-    return model.finish(graph.name, TensorProto.UINT8, [output.tensor for output in graph.outputs])
+    return model.finish(graph.name, [output.tensor for output in graph.outputs])
 
 
 def conv_model(weight: Array, bias: Array, image: tuple[int, ...]) -> onnx.ModelProto:
@@ -157,14 +135,13 @@ class _Model:
         self.constants[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
         return name
 
-    def operator(self, node: F.FoldedNode | N.Node, inputs: list[str], out: str) -> None:
-        """Add the operator of a node of either graph, without its activation."""
-        kind = type(node).__name__.removeprefix("Folded")
-        if kind not in _OPERATORS:
-            raise ValueError(f"{node.name}: no ONNX form for {kind}")
-        _OPERATORS[kind](self, node, inputs, out)
+    def operator(self, node: N.Node, inputs: list[str], out: str) -> None:
+        """Add the operator of a node, without its activation."""
+        if type(node) not in _OPERATORS:
+            raise ValueError(f"{node.name}: no ONNX form for {type(node).__name__}")
+        _OPERATORS[type(node)](self, node, inputs, out)
 
-    def activation(self, function: str, source: str, out: str, slope: float = LEAKY_SLOPE) -> None:
+    def activation(self, function: str, source: str, out: str, slope: float) -> None:
         """Add an activation; linear adds nothing, as its source is `out`."""
         if function == "leaky":
             self.emit("LeakyRelu", [source], out, alpha=slope)
@@ -199,7 +176,7 @@ class _Model:
         code = self.emit("QuantizeLinear", [real, *grid], f"{real}.code")
         return self.emit("DequantizeLinear", [code, *grid], f"{real}.rounded")
 
-    def window(self, node: Any) -> dict[str, object]:  # noqa: ANN401 - a convolution or pool of either graph
+    def window(self, node: N.Conv2d | N.MaxPool) -> dict[str, object]:
         """Return the attributes of a sliding window."""
         window: Window = node.window
         source, out = self.shapes[node.inputs[0]], self.shapes[node.name]
@@ -211,32 +188,33 @@ class _Model:
             "pads": [*window.pad, *trailing],
         }
 
-    def conv(self, node: F.FoldedConv | N.Conv2d, inputs: list[str], out: str) -> None:
+    def conv(self, node: N.Conv2d, inputs: list[str], out: str) -> None:
         """Add a convolution of input, weight, bias."""
         self.emit("Conv", inputs, out, group=node.groups, **self.window(node))
 
-    def max_pool(self, node: F.FoldedMaxPool | N.MaxPool, inputs: list[str], out: str) -> None:
+    def max_pool(self, node: N.MaxPool, inputs: list[str], out: str) -> None:
         """Add a max pool; ONNX lets padding never win, either."""
         self.emit("MaxPool", inputs, out, **self.window(node))
 
-    def upsample(self, node: F.FoldedUpsample | N.Upsample, inputs: list[str], out: str) -> None:
+    def upsample(self, node: N.Upsample, inputs: list[str], out: str) -> None:
         """Add a repetition of pixels."""
         scales = self.constant(f"{out}.scales", np.array([1, 1, node.stride, node.stride], np.float32))
         modes = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
         self.emit("Resize", [*inputs, "", scales], out, **modes)
 
-    def concat(self, node: F.FoldedConcat | N.Concat, inputs: list[str], out: str) -> None:
+    def concat(self, node: N.Concat, inputs: list[str], out: str) -> None:
         """Add a concatenation."""
         self.emit("Concat", inputs, out, axis=1)
 
-    def add(self, node: F.FoldedAdd | N.Add, inputs: list[str], out: str) -> None:
+    def add(self, node: N.Add, inputs: list[str], out: str) -> None:
         """Add a sum of two maps."""
         if len(inputs) != 2:
             raise ValueError(f"{node.name}: an ONNX Add has two inputs, got {len(inputs)}")
         self.emit("Add", inputs, out)
 
-    def finish(self, name: str, kind: int, outputs: list[str]) -> onnx.ModelProto:
-        """Return the model; input and outputs have the element type `kind`."""
+    def finish(self, name: str, outputs: list[str]) -> onnx.ModelProto:
+        """Return the model; input and outputs are bytes."""
+        kind = TensorProto.UINT8
         source = helper.make_tensor_value_info(INPUT, kind, [1, *self.shapes[INPUT]])
         sinks = [helper.make_tensor_value_info(out, kind, [1, *self.shapes[out]]) for out in outputs]
         body = helper.make_graph(self.nodes, name, [source], sinks, list(self.constants.values()))
@@ -250,12 +228,11 @@ def _before(function: str, name: str) -> str:
     return name if function == "linear" else f"{name}.pre"
 
 
-_OPERATORS: dict[str, Callable[[_Model, Any, list[str], str], None]] = {
-    "Conv": _Model.conv,
-    "Conv2d": _Model.conv,
-    "MaxPool": _Model.max_pool,
-    "Upsample": _Model.upsample,
-    "Concat": _Model.concat,
-    "Add": _Model.add,
+_OPERATORS: dict[type[N.Node], Callable[[_Model, Any, list[str], str], None]] = {
+    N.Conv2d: _Model.conv,
+    N.MaxPool: _Model.max_pool,
+    N.Upsample: _Model.upsample,
+    N.Concat: _Model.concat,
+    N.Add: _Model.add,
 }
-"""By the name of the node's class."""
+"""By the node's class."""

@@ -35,12 +35,6 @@ def library(name: str) -> Any:  # noqa: ANN401 - a module
         raise PeerMissingError(f"{name.partition('.')[0]}: {error}") from None
 
 
-def onnx_models() -> Any:  # noqa: ANN401 - a module
-    """Return `benchmarks.onnx_models`, which needs onnx."""
-    library("onnx")
-    return importlib.import_module("benchmarks.onnx_models")
-
-
 def onnxruntime_function(model: Callable[[], Any], image: Array) -> Callable[[int], Function]:
     """Run an ONNX model by onnxruntime; returns its outputs as arrays."""
 

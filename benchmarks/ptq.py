@@ -24,10 +24,11 @@ import torch
 
 from benchmarks.measure import PeerMissingError
 from benchmarks.networks import Case, real_case
-from benchmarks.peers import library, onnx_models
+from benchmarks.peers import library
 from benchmarks.record import RESULTS, Row, save_result
 from yolo_hw.evaluate import FloatRunner, HeadRunner, IntRunner
 from yolo_hw.evaluate.onnx_runner import OnnxRunner
+from yolo_hw.interop.onnx_float import float_model
 from yolo_hw.quant import (
     AdaRoundConfig,
     CorrectBy,
@@ -136,7 +137,7 @@ def onnxruntime_runner(case: Case, method: str | None) -> HeadRunner:
     quantisation = library("onnxruntime.quantization")
     folder = Path(tempfile.mkdtemp(prefix="ptq-"))
     source, out = folder / "float.onnx", folder / "int8.onnx"
-    source.write_bytes(onnx_models().float_model(fold_model(case.model)).SerializeToString())
+    source.write_bytes(float_model(fold_model(case.model)).SerializeToString())
     if method is not None:
         quantisation.quantize_static(
             str(source),
@@ -167,7 +168,7 @@ def nncf_runner(case: Case) -> HeadRunner:
     """Return NNCF's post-training quantisation for OpenVINO with its default options."""
     nncf, openvino = library("nncf"), library("openvino")
     core = openvino.Core()
-    network = core.read_model(onnx_models().float_model(fold_model(case.model)).SerializeToString(), b"")
+    network = core.read_model(float_model(fold_model(case.model)).SerializeToString(), b"")
     images = [_floats(image[None]) for batch in case.calibration for image in batch]
     quantised = nncf.quantize(network, nncf.Dataset(images), subset_size=len(images))
     return _OpenVinoRunner(core.compile_model(quantised, "CPU"), case)

@@ -19,7 +19,8 @@ from torch import nn
 from benchmarks import ours
 from benchmarks.layers import SPARSE, ConvLayer
 from benchmarks.measure import Candidate, Case, Function
-from benchmarks.peers import deepsparse_function, onnx_models, onnxruntime_function, openvino_function, torch_function
+from benchmarks.onnx_models import conv_model, quantised_conv_model
+from benchmarks.peers import deepsparse_function, onnxruntime_function, openvino_function, torch_function
 from benchmarks.pruning import prune
 
 SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -57,7 +58,7 @@ def _dense_float(layer: ConvLayer) -> list[Candidate]:
         return conv
 
     def model() -> Any:  # noqa: ANN401 - onnx may be absent
-        return onnx_models().conv_model(layer.weight(), layer.bias(), layer.image().shape)
+        return conv_model(layer.weight(), layer.bias(), layer.image().shape)
 
     facts = {"dtype": "float32", **DENSE}
     makers: dict[str, Callable[[int], Function]] = {
@@ -73,7 +74,7 @@ def _dense_int8(layer: ConvLayer) -> Candidate:
     """The fastest form that onnxruntime has: unsigned activations and signed weights, channels last on both sides."""
 
     def model() -> Any:  # noqa: ANN401
-        return onnx_models().quantised_conv_model(layer.weight(), layer.bias(), layer.image().shape)
+        return quantised_conv_model(layer.weight(), layer.bias(), layer.image().shape)
 
     rows = np.random.default_rng(2).integers(0, 256, (1, layer.map, layer.map, layer.c), np.uint8)
     facts = {"dtype": "int8", **DENSE}
@@ -84,7 +85,7 @@ def _dense_int8(layer: ConvLayer) -> Candidate:
 def _deepsparse(layer: ConvLayer, sparsity: float) -> Candidate:
     def model() -> Any:  # noqa: ANN401
         weight = pruned(layer, "unstructured", sparsity)
-        return onnx_models().conv_model(weight, layer.bias(), layer.image().shape)
+        return conv_model(weight, layer.bias(), layer.image().shape)
 
     facts = {"dtype": "float32", "pattern": "unstructured", "sparsity": sparsity}
     operations = round(2 * layer.macs * (1 - sparsity))

@@ -29,7 +29,7 @@ def run(model, image):
 
 
 def test_float_model_equals_torch(subject):
-    from benchmarks.onnx_models import float_model
+    from yolo_hw.interop.onnx_float import float_model
 
     for got, expected in zip(run(float_model(subject.folded), subject.image(256)), subject.expected, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
@@ -64,4 +64,4 @@ def test_unknown_node_is_named(subject):
     from benchmarks.onnx_models import _Model
 
     with pytest.raises(ValueError, match="out: no ONNX form for activation mish"):
-        _Model({}).activation("mish", "in", "out")
+        _Model({}).activation("mish", "in", "out", 0.1)

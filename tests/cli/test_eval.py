@@ -113,7 +113,7 @@ def test_an_onnx_file_without_the_runtime_is_one_clear_line(files, data, monkeyp
 def test_an_onnx_file_gives_the_figures_of_the_float_model(files, data, tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
-    from benchmarks.onnx_models import float_model
+    from yolo_hw.interop.onnx_float import float_model
     from yolo_hw.nn import load_darknet
     from yolo_hw.quant.fold import fold_model
 

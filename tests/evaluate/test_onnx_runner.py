@@ -103,7 +103,7 @@ def test_a_missing_runtime_is_named_with_the_way_to_get_it(monkeypatch, tmp_path
 
 def write_onnx(path, model):
     """Export a darknet model, batch norms folded; the folded network takes pixels / 256."""
-    from benchmarks.onnx_models import float_model
+    from yolo_hw.interop.onnx_float import float_model
     from yolo_hw.quant.fold import fold_model
 
     path.write_bytes(float_model(fold_model(model)).SerializeToString())
