@@ -69,10 +69,14 @@ def trained_model() -> Darknet:
     return load_darknet(CFG, WEIGHTS)
 
 
+def bccd_folder() -> Path:
+    """Return the folder of the data set."""
+    return Path(os.environ.get("YOLO_HW_DATA", "../shared/data")) / "bccd" / "BCCD"
+
+
 def open_images(count: int | None = None) -> Images:
     """Open the training and validation images; of both the first `count`, if given."""
-    root = Path(os.environ.get("YOLO_HW_DATA", "../shared/data")) / "bccd" / "BCCD"
-    sets = (open_dataset(root, None, split=split) for split in ("train", "val"))
+    sets = (open_dataset(bccd_folder(), None, split=split) for split in ("train", "val"))
     training, held_out = (replace(dataset, items=dataset.items[:count]) for dataset in sets)
     return Images(
         CachedImages(FittedImages(DatasetImages(training), load_darknet(CFG).network.input), 2 << 30), held_out

@@ -19,16 +19,32 @@ from typing import Any
 import click
 import torch
 
-from benchmarks.bccd import FINE_TUNING, ROOT, Images, Row, fine_tuned, once, open_images, train, trained_model
+from benchmarks.bccd import (
+    CFG,
+    FINE_TUNING,
+    ROOT,
+    Images,
+    Row,
+    bccd_folder,
+    fine_tuned,
+    once,
+    open_images,
+    train,
+    trained_model,
+)
 from yolo_hw.atomic import atomic_file
+from yolo_hw.data.dataset import read_names
 from yolo_hw.errors import PruneError
 from yolo_hw.nn.darknet import Darknet
 from yolo_hw.prune.config import PruneConfig, Rounding, Scope
 from yolo_hw.prune.cost import CostKind
 from yolo_hw.prune.darknet_prune import carry_out, plan_pruning
+from yolo_hw.prune.eagleeye import EagleEyeConfig, eagleeye
 from yolo_hw.prune.gamma_report import GammaHistory
 from yolo_hw.prune.gamma_sparsity import GammaSparsity, Penalty
 from yolo_hw.prune.methods import METHODS
+from yolo_hw.prune.random_widths import Band
+from yolo_hw.prune.search_data import SearchDataConfig, open_search_data
 from yolo_hw.train import Optimizer, TrainConfig
 
 RESULTS = ROOT / "benchmarks/results/bccd_pruning.json"
@@ -43,7 +59,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "regular-fpgm": {**REGULAR, "method": "fpgm", "rounding": Rounding.NEAREST},
 }
 """Options besides the method and the ratio; every other name is a method as it is."""
-METHOD_NAMES = ("unpruned", *VARIANTS, "normal", "slim", "l2", "l1-reconstruct", "l2-reconstruct", "fpgm", "filters")
+SEARCHED = "eagleeye"
+LOCAL = ("l1-reconstruct", "l2-reconstruct", "fpgm")
+METHOD_NAMES = ("unpruned", *VARIANTS, "normal", "slim", "l2", *LOCAL, "filters", SEARCHED)
 RATIOS = tuple(percent / 100 for percent in range(20, 96))
 SPARSE_TRAINING = replace(
     FINE_TUNING,
@@ -56,6 +74,9 @@ SPARSE_TRAINING = replace(
     final_lr_ratio=0.1,
 )
 STRENGTH, COST_POWER = 0.06, 0.2
+CANDIDATES, DELTA = 50, 0.05
+SEARCH_DATA = SearchDataConfig(adapt=64, held_out=64)
+"""Of `eagleeye`, which knows no limit but that of multiply-adds."""
 
 
 def cost_weights(model: Darknet) -> dict[str, torch.Tensor]:
@@ -105,16 +126,28 @@ def smallest_ratio(model: Darknet, name: str) -> PruneConfig:
     raise PruneError(f"{name}: no ratio up to {RATIOS[-1]} leaves {PARAMS:.0%} of parameters and {MACS:.0%} of MACs")
 
 
+def searched(model: Darknet, config: EagleEyeConfig, log: Path) -> Darknet:
+    """Return the best of many random prunings, scored on training images that none of them adapts to."""
+    names = read_names(CFG.with_suffix(".names"))
+    data = open_search_data(bccd_folder(), model.network.input, names, SEARCH_DATA, split="train")
+    return eagleeye(model, data.batches, data.score, config, log=log).best.model
+
+
 def study(method: str, work: Path, images: Images, config: TrainConfig) -> Row:
     """Prune by one method, fine-tune, measure before and after."""
-    known = VARIANTS.get(method, {}).get("method", method)
-    by_scales = method == "unpruned" or METHODS[known].defaults.importance == "bn"
+    known = METHODS.get(VARIANTS.get(method, {}).get("method", method))
+    by_scales = method == "unpruned" or (known is not None and known.defaults.importance == "bn")
     model = sparse_model(work, images) if by_scales else trained_model()
     row: Row = {"method": method, "ratio": 0.0, "multiple_of": 1, "epochs": config.epochs, "seed": config.seed}
     if method != "unpruned":
-        pruning = smallest_ratio(model, method)
-        model = carry_out(plan_pruning(model, pruning)).model
-        row |= {"ratio": pruning.ratio, "multiple_of": pruning.multiple_of}
+        if method == SEARCHED:
+            pruning = EagleEyeConfig(band=Band(share=MACS - DELTA, delta=DELTA), candidates=CANDIDATES)
+            model = searched(model, pruning, work / f"{method}.log.json")
+            row |= {"ratio": 1 - MACS, "candidates": CANDIDATES}
+        else:
+            ratio = smallest_ratio(model, method)
+            model = carry_out(plan_pruning(model, ratio)).model
+            row |= {"ratio": ratio.ratio, "multiple_of": ratio.multiple_of}
     name = run_name(method, config)
     (work / f"{name}.cfg").write_text(model.network.cfg, "utf-8")
     row |= {"params": sum(p.numel() for p in model.parameters()), "macs": model.network.macs}
@@ -129,9 +162,7 @@ def run_name(method: str, config: TrainConfig) -> str:
 
 @click.command()
 @click.argument("work", type=click.Path(path_type=Path))
-@click.option(
-    "--methods", default="unpruned,regular,regular-local,normal,slim,l2,l1-reconstruct,l2-reconstruct,fpgm,filters"
-)
+@click.option("--methods", default=",".join(METHOD_NAMES), show_default=True)
 @click.option("--epochs", default=FINE_TUNING.epochs, show_default=True)
 @click.option("--seed", default=FINE_TUNING.seed, show_default=True, help="Of the fine-tuning.")
 @click.option("--threads", default=1, show_default=True)
