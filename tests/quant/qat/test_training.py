@@ -7,6 +7,7 @@ import io
 import numpy as np
 import pytest
 import torch
+from support.networks import CfgWriter
 from support.qat import assert_qat_ladder, images_of, trained_qat
 from support.random_net import BLOCKS, make_images, make_net, net_cfg, random_net
 from torch import nn
@@ -152,6 +153,40 @@ def test_freezing_at_shares_of_a_run():
         freeze.on_start(State(nn.Conv2d(1, 1, 1)))
     with pytest.raises(QuantError, match="norms_at must be a share"):
         FreezeQat(norms_at=1.5)
+
+
+@pytest.mark.parametrize("method", [ScaleMethod.RANGE, ScaleMethod.GOOGLE])
+def test_a_group_of_tensors_moves_its_range_once_per_step(method):
+    model = make_net(net_cfg(["spp", "down_and_up"]))
+    qat = prepare_qat(model, qat=QatConfig(a_scale=method, range_momentum=0.5), batches=[make_images(model)]).train()
+    before = {name: quantiser.largest.clone() for name, quantiser in qat.formats.items()}
+    seen = {name: [] for name in qat.formats}
+    for name, quantiser in qat.formats.items():
+        quantiser.register_forward_pre_hook(lambda module, given, name=name: seen[name].append(given[0].abs().max()))
+    qat(images_of(model, 5))
+    assert max(len(sizes) for sizes in seen.values()) > 1
+    for name, quantiser in qat.formats.items():
+        if quantiser.grid.signed:
+            assert quantiser.largest.item() == before[name].lerp(max(seen[name]).detach(), 0.5).item()
+
+
+def test_calibration_shows_a_group_its_tensors_as_one():
+    """The range of a first batch is that of all tensors, not of the first one moved toward the others."""
+    cfg = CfgWriter(12, 16)
+    cfg.conv(8, 3)
+    cfg.conv(8)
+    cfg.route(-1, -2)
+    cfg.yolo([0, 1], 1, "8,8, 16,16")
+    model = make_net(cfg.text())
+    qat = prepare_qat(model, QuantConfig(unsigned=False), qat=QatConfig(a_scale=ScaleMethod.GOOGLE))
+    seen = {name: [] for name in qat.formats}
+    for name, quantiser in qat.formats.items():
+        observe = quantiser.observe
+        quantiser.observe = lambda x, first, name=name, observe=observe: (
+            seen[name].append(float(x.abs().max())), observe(x, first))  # fmt: skip
+    qat.calibrate([make_images(model)])
+    assert max(len(sizes) for sizes in seen.values()) > 1
+    assert all(quantiser.largest.item() == max(seen[name]) for name, quantiser in qat.formats.items())
 
 
 def test_statistics_over_processes_are_refused():

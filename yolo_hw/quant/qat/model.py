@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, cast
 
@@ -198,15 +199,37 @@ class QatModel(nn.Module):
             What the float model returns, of a darknet model the map [N, K, h, w] of every output, in the graph's order.
 
         Raises:
-            QuantError: The fraction bits are not set and this is no training; or several processes would set different
-                ones.
+            QuantError: The fraction bits are not set and this is no training; several processes would set different
+                ones; or a number that was trained is NaN or infinite.
         """
         if not self.calibrated:
             self._calibrate_on(x)
         wanted = {tensor for tensor, _ in self.graph.outputs}
-        found = {name: out for name, out in self.run(x) if name in wanted}
+        with ExitStack() as batch:
+            if self.training:
+                for quantiser in self.formats.values():
+                    batch.enter_context(cast(Quantiser, quantiser).one_batch())
+            with self._explained():
+                found = {name: out for name, out in self.run(x) if name in wanted}
         maps = [found[tensor] for tensor, _ in self.graph.outputs]
         return maps if self._pack is None else self._pack(maps)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say so where an operator fails because the training had diverged before."""
+        try:
+            yield
+        except RuntimeError as error:
+            for name, tensor in (*self.named_parameters(), *self.named_buffers()):
+                found = tensor.detach().flatten()
+                if tensor.dtype.is_floating_point and not found.isfinite().all():
+                    raise QuantError(
+                        f"{self.graph.name}: {name} must be finite, but an earlier step has made it "
+                        f"{float(found[~found.isfinite()][0])}: stop at the first gradient that is not finite, as the "
+                        "training loop does, lower the learning rate or clip gradients, and see that the batch norms' "
+                        "statistics are those of the images"
+                    ) from error
+            raise
 
     def run(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Run the network on pixels / 255; yield (tensor, [N, K, h, w]) in execution order."""
@@ -299,7 +322,8 @@ class QatModel(nn.Module):
     def plan(self) -> QuantPlan:
         """Return formats and codes: what evaluation computes with, as integers."""
         exact = copy.deepcopy(self).double().cpu().eval()
-        return exact._plan()
+        with self._explained():
+            return exact._plan()
 
     def _plan(self) -> QuantPlan:
         if self.obstacle is not None:
