@@ -10,10 +10,10 @@ import torch
 from support.networks import CfgWriter
 from support.qat import assert_qat_ladder, images_of, trained_qat
 from support.random_net import BLOCKS, make_images, make_net, net_cfg, random_net
+from support.scenes import Scenes, mimic
 from torch import nn
 
 from yolo_hw.darknet.layers import ACTIVATIONS
-from yolo_hw.data.labelled import LabelledImage
 from yolo_hw.errors import QuantError
 from yolo_hw.quant import QuantConfig, fold_model
 from yolo_hw.quant.qat import FreezeQat, QatConfig, ScaleMethod, float_model, lower_model, prepare_qat
@@ -21,30 +21,6 @@ from yolo_hw.train import Optimizer, TrainConfig, fit
 from yolo_hw.train.batches import Batch
 
 FOUR_BITS = QuantConfig(w_bits=4, a_bits=4, equalise=None, bias_correction=False)
-
-
-class Scenes:
-    """Training images without labels."""
-
-    def __init__(self, model, count=16):
-        self.images = make_images(model, count)
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, index):
-        return LabelledImage(self.images[index], np.zeros((0, 4)), np.zeros(0, np.int64))
-
-
-def mimic(teacher):
-    """Mean squared distance to the teacher's outputs."""
-
-    def loss(outputs, batch: Batch):
-        with torch.no_grad():
-            wanted = teacher(batch.images)
-        return {"mimic": torch.stack([((y - w) ** 2).mean() for y, w in zip(outputs, wanted, strict=True)]).mean()}
-
-    return loss
 
 
 def distance(model, teacher):

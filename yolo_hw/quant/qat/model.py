@@ -32,8 +32,9 @@ from yolo_hw.quant.folding import PIXEL_GAIN
 from yolo_hw.quant.groups import format_groups
 from yolo_hw.quant.legal import cast_image
 from yolo_hw.quant.plan import QuantPlan
-from yolo_hw.quant.qat.config import NormFold, QatConfig, ScaleMethod
+from yolo_hw.quant.qat.config import HeadForm, NormFold, QatConfig, ScaleMethod
 from yolo_hw.quant.qat.conv import QatConv
+from yolo_hw.quant.qat.heads import FloatQuantiser, head_nodes, widen_heads
 from yolo_hw.quant.qat.methods import make_quantiser
 from yolo_hw.quant.qat.observation import show_batches
 from yolo_hw.quant.qat.quantiser import FracLimits, Grid, Quantiser
@@ -73,21 +74,24 @@ class QatModel(nn.Module):
             qat: How scales and batch norms are trained.
         """
         super().__init__()
+        config = widen_heads(config, traced.graph, qat.heads)
         graph = cast_image(traced.graph, config)
         self.graph, self.config, self.qat = _without_weights(graph), config, qat
         self.network = network
         self._pack = traced.pack
+        self._float = set(head_nodes(graph)) if qat.heads is HeadForm.FLOAT else set()
         self.convs = nn.ModuleDict()
         self.formats = nn.ModuleDict()
         self.arguments = nn.ModuleDict()
         self._format_of: dict[str, str] = {}
         for group in format_groups(graph, config):
             key = _key(group.members[0])
-            self.formats[key] = self._activation_quantiser(group.bits, group.signed)
+            self.formats[key] = self._activation_quantiser(group.producers, group.bits, group.signed)
             self._format_of |= dict.fromkeys(group.members, key)
         for node in graph.nodes:
             if not node.moves and node.activation not in ARITHMETIC:
-                self.arguments[_key(node.name)] = self._activation_quantiser(config.activation_bits(node.name), True)
+                bits = config.activation_bits(node.name)
+                self.arguments[_key(node.name)] = self._activation_quantiser((node.name,), bits, True)
             if isinstance(node, FoldedConv):
                 self.convs[_key(node.name)] = self._make_conv(node, traced.sources[node.name])
         shared = share_parameters({name: self.conv(name) for name in traced.sources}, traced.sources)
@@ -96,14 +100,19 @@ class QatModel(nn.Module):
         self.register_buffer("calibrated", torch.tensor(False))
         self.obstacle = self._find_obstacle()
 
-    def _activation_quantiser(self, bits: int, signed: bool) -> Quantiser:
+    def _activation_quantiser(self, producers: tuple[str, ...], bits: int, signed: bool) -> Quantiser:
         grid = Grid(bits, signed, self.config.rounding, self.config.overflow)
+        if self._float.issuperset(producers):  # what other layers share is rounded
+            return FloatQuantiser(grid, momentum=self.qat.range_momentum)
         return make_quantiser(self.qat.a_scale, grid, momentum=self.qat.range_momentum)
 
     def _make_conv(self, node: FoldedConv, source: ConvSource) -> QatConv:
         grid = Grid(self.config.weight_bits(node.name), True, self.config.rounding, self.config.overflow)
         channels = node.weight.shape[0] if self.config.per_channel else 1
-        quantiser = make_quantiser(self.qat.w_scale, grid, channels, of_weights=True)
+        if node.name in self._float:
+            quantiser: Quantiser = FloatQuantiser(grid, channels)
+        else:
+            quantiser = make_quantiser(self.qat.w_scale, grid, channels, of_weights=True)
         return QatConv(node, source, quantiser, self.qat.norm_fold, self.config)
 
     def _find_obstacle(self) -> str | None:
