@@ -41,6 +41,24 @@ def test_the_integer_graph_is_what_was_measured(trained, labelled):
         assert (folder / name).exists()
 
 
+def test_the_graph_becomes_a_bundle(trained, labelled, tmp_path):
+    folder, _ = trained
+    out = tmp_path / "bundle"
+    images = ["--calib", labelled, "--skip", "csim"]
+    result = run("compile", "--graph", folder / "best.graph", *images, "--out", out, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["verify"]["passed"] is True
+
+
+def test_heads_may_be_left_in_float_while_training(labelled, tmp_path):
+    more = ["--w-bits", 4, "--heads", "float", "--epochs", 1]
+    result = run(*words(labelled, tmp_path / "run", *more))
+    assert result.exit_code == 0, result.output
+    graph = load_graph(tmp_path / "run" / "best.graph")
+    assert {graph.tensors[output.tensor].fmt.bits for output in graph.outputs} == {16}
+    assert sorted({node.w_bits for node in graph.nodes if node.op == "conv2d"}) == [4, 16]
+
+
 def test_a_finished_run_resumes_to_the_same_graph(trained):
     folder, figures = trained
     before = (folder / "best.graph" / "graph.json").read_bytes()

@@ -164,7 +164,7 @@ def test_a_window_that_ends_beyond_the_map():
 
 
 def gradients_beside_frozen(layer, x):
-    """Gradients to weight and x, in training and with frozen statistics, of a loss that no shift of the output changes."""
+    """Gradients to weight and x, in training and with frozen statistics, of a loss that no shift changes."""
     target = torch.randn(6, 8, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     target -= target.mean((0, 2, 3), keepdim=True)
     for frozen in (False, True):

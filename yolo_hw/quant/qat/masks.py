@@ -41,7 +41,9 @@ def qat_masks(qat: QatModel, like: nn.Module, masks: Mapping[str, Tensor]) -> di
             parameter.fill_(1)
         for name, mask in masks.items():
             if name not in parameters or mask.shape != parameters[name].shape:
-                known = list(parameters[name].shape) if name in parameters else f"there is none{nearest(name, parameters)}"
+                known = (
+                    list(parameters[name].shape) if name in parameters else f"there is none{nearest(name, parameters)}"
+                )
                 raise QuantError(f"mask '{name}' {list(mask.shape)} must have the shape of a parameter: {known}")
             parameters[name].copy_(mask)
     names = {id(parameter): name for name, parameter in qat.named_parameters()}
