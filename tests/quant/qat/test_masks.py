@@ -82,7 +82,7 @@ def test_masks_that_do_not_fit_are_named():
     qat = prepare_qat(model, QuantConfig())
     with pytest.raises(QuantError, match=r"mask 'blocks.conv_0.conv.wight' .*blocks.conv_0.conv.weight"):
         qat_masks(qat, model, {"blocks.conv_0.conv.wight": torch.ones(8, 3, 3, 3, dtype=torch.bool)})
-    with pytest.raises(QuantError, match=r"must have the shape of a parameter: \[8, 3, 3, 3\]"):
+    with pytest.raises(QuantError, match=r"must have the shape of its parameter, \[8, 3, 3, 3\]"):
         qat_masks(qat, model, {"blocks.conv_0.conv.weight": torch.ones(8, 3, dtype=torch.bool)})
     (derived,) = [name for name, _ in model.named_parameters() if "shortcut" in name]
     mask = torch.zeros_like(model.get_parameter(derived), dtype=torch.bool)

@@ -40,11 +40,11 @@ def qat_masks(qat: QatModel, like: nn.Module, masks: Mapping[str, Tensor]) -> di
         for parameter in parameters.values():
             parameter.fill_(1)
         for name, mask in masks.items():
-            if name not in parameters or mask.shape != parameters[name].shape:
-                known = (
-                    list(parameters[name].shape) if name in parameters else f"there is none{nearest(name, parameters)}"
-                )
-                raise QuantError(f"mask '{name}' {list(mask.shape)} must have the shape of a parameter: {known}")
+            if name not in parameters:
+                raise QuantError(f"mask '{name}' must name a parameter of the model{nearest(name, parameters)}")
+            if mask.shape != parameters[name].shape:
+                known = list(parameters[name].shape)
+                raise QuantError(f"mask '{name}' must have the shape of its parameter, {known}, got {list(mask.shape)}")
             parameters[name].copy_(mask)
     names = {id(parameter): name for name, parameter in qat.named_parameters()}
     found, reached = {}, set()
