@@ -27,6 +27,7 @@ from benchmarks import (
     observers,
     prune_rivals,
     ptq,
+    qat_step,
     seed_rows,
     sparse_conv,
     targets,
@@ -41,6 +42,7 @@ SPEEDS: dict[str, Callable[[], list[Case]]] = {
     "sparse_conv": sparse_conv.cases,
     "engine": engine.cases,
     "train_step": train_step.cases,
+    "qat_step": qat_step.cases,
     "losses": losses.cases,
 }
 """Timed, case by case; every run measures the machine's ceilings, too."""

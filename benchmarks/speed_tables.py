@@ -113,7 +113,7 @@ def fold_bn(document: Document) -> str:
 def training(document: Document) -> str:
     """A step of a whole network, and its loss, over the network in bare torch."""
     body = []
-    for name in ("train_step", "losses"):
+    for name in ("train_step", "qat_step", "losses"):
         for (case, threads), rows in by_case(rows_of(document, name)).items():
             base = next((row for row in rows if row.get("baseline")), None)
             if base is not None:

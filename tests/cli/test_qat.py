@@ -11,6 +11,7 @@ from yolo_hw import assets
 from yolo_hw.data import open_dataset
 from yolo_hw.evaluate import IntRunner
 from yolo_hw.intgraph import load_graph
+from yolo_hw.prune.mask_file import load_masks
 from yolo_hw.train.callbacks import measure
 
 
@@ -38,6 +39,24 @@ def test_the_integer_graph_is_what_was_measured(trained, labelled):
     assert found.ap50 > 0.3
     for name in ("best.cfg", "best.weights", "best.pt", "report.md", "args.toml"):
         assert (folder / name).exists()
+
+
+def test_the_graph_becomes_a_bundle(trained, labelled, tmp_path):
+    folder, _ = trained
+    out = tmp_path / "bundle"
+    images = ["--calib", labelled, "--skip", "csim"]
+    result = run("compile", "--graph", folder / "best.graph", *images, "--out", out, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["verify"]["passed"] is True
+
+
+def test_heads_may_be_left_in_float_while_training(labelled, tmp_path):
+    more = ["--w-bits", 4, "--heads", "float", "--epochs", 1]
+    result = run(*words(labelled, tmp_path / "run", *more))
+    assert result.exit_code == 0, result.output
+    graph = load_graph(tmp_path / "run" / "best.graph")
+    assert {graph.tensors[output.tensor].fmt.bits for output in graph.outputs} == {16}
+    assert sorted({node.w_bits for node in graph.nodes if node.op == "conv2d"}) == [4, 16]
 
 
 def test_a_finished_run_resumes_to_the_same_graph(trained):
@@ -70,3 +89,25 @@ def test_weights_are_needed(labelled, tmp_path):
     result = run("qat", "--cfg", assets.PARTS_CFG, "--data", labelled, "--out", tmp_path / "run")
     assert result.exit_code == 2
     assert "--weights" in result.output
+
+
+def test_masks_become_zeros_of_the_integer_graph(labelled, tmp_path):
+    pruned = tmp_path / "pruned"
+    network = ["--cfg", assets.PARTS_CFG, "--weights", assets.PARTS_WEIGHTS]
+    result = run("prune", *network, "--method", "n-m", "--exclude", "conv_0", "--out", pruned)
+    assert result.exit_code == 0, result.output
+    masks = load_masks(pruned / "masks.npz")
+    (weights,) = pruned.glob("*.weights")
+    more = ["--weights", weights, "--masks", pruned / "masks.npz", "--epochs", 1]
+    result = run(*words(labelled, tmp_path / "run", *more))
+    assert result.exit_code == 0, result.output
+    graph = load_graph(tmp_path / "run" / "best.graph")
+    zeros = {}
+    for node in graph.nodes:
+        mask = masks.get(f"blocks.{node.name}.conv.weight")
+        if mask is not None:
+            zeros[node.name] = int((~mask).sum())
+            assert not node.weight[~mask.numpy()].any()
+            assert node.weight.any()
+    assert len(zeros) > 2
+    assert sum(zeros.values()) == sum(int((~mask).sum()) for mask in masks.values())

@@ -46,6 +46,21 @@ def test_average_follows_the_recurrence():
         assert averaged.model.weight.item() == pytest.approx(expected)
 
 
+def test_a_tensor_of_several_names_moves_once():
+    model = nn.ModuleDict({"one": nn.Linear(2, 2), "other": nn.Linear(2, 2)})
+    model["other"].weight = model["one"].weight
+    averaged = AveragedModel(model, 0.9)
+    before = averaged.model["one"].weight.clone()
+    with torch.no_grad():
+        model["one"].weight += 1
+        model["other"].bias += 1
+    averaged.update(model)
+    share = 1 - 0.9 * (1 - math.exp(-1 / RAMP_STEPS))
+    assert averaged.model["other"].weight is averaged.model["one"].weight
+    torch.testing.assert_close(averaged.model["one"].weight, before + share)
+    torch.testing.assert_close(averaged.model["other"].bias, model["other"].bias - (1 - share))
+
+
 def test_average_includes_batch_norm_statistics_and_leaves_the_model_alone():
     model = nn.BatchNorm2d(2)
     averaged = AveragedModel(model, 0.9)

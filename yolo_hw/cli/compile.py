@@ -1,20 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``yolo-hw compile``: from a network, of darknet or in ONNX, and calibration images to a verified bundle."""
+"""``yolo-hw compile``: from a network, of darknet, in ONNX or in integers already, and images to a verified bundle."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import click
 
 from hls_export.bundle.golden import GoldenOptions
 from hls_export.config import AcceleratorConfig
+from hls_export.plan import AcceleratorPlan
+from yolo_hw.cli.compile_graph import GraphJob, compile_graph
 from yolo_hw.cli.console import mebibytes, millions, print_json, print_table, step_progress
 from yolo_hw.cli.main import EXIT_DIFFERENCE
-from yolo_hw.cli.onnx_options import onnx_options, onnx_source
-from yolo_hw.cli.options import FilePath, calibration_config, calibration_options, quant_options
+from yolo_hw.cli.onnx_options import DARKNET_NAMES, ONNX_NAMES, onnx_options, onnx_source
+from yolo_hw.cli.options import (
+    QUANT_NAMES,
+    FilePath,
+    calibration_config,
+    calibration_options,
+    quant_options,
+    refuse_unheeded,
+)
 from yolo_hw.cli.verify import SkippableCheck, report_rows, verdict
+from yolo_hw.data.preprocess import Resize
 from yolo_hw.intgraph.cost import graph_cost
 from yolo_hw.pipeline import CompileState, compile_network
 from yolo_hw.quant.ptq_search import SearchResult
@@ -26,6 +37,8 @@ from yolo_hw.quant.ptq_search import SearchResult
 )
 @calibration_options
 @onnx_options
+@click.option("--graph", type=FilePath, help="A saved integer graph, such as best.graph of 'yolo-hw qat', instead of a "
+              "float network; the images become golden vectors only.")  # fmt: skip
 @click.option("--out", type=FilePath, required=True, help="Folder of the bundle; an older bundle there is replaced.")
 @quant_options
 @click.option(
@@ -49,21 +62,17 @@ from yolo_hw.quant.ptq_search import SearchResult
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(**options: Any) -> int:  # noqa: ANN401
     """Quantise, plan, export and verify a network in one go. Exit code 1 if any check fails."""
+    if options["graph"] is not None:
+        return _compile_graph(options)
     if options["search_log"] is not None and options["search_seconds"] is None:
         raise click.UsageError("--search-log has no effect without --search")
-    tm, tn = AcceleratorConfig.parse_tile(options["tile"])
+    if options["cfg"] is None and options["onnx"] is None:
+        raise click.UsageError("name one network: --cfg, --onnx, or --graph")
     config = replace(
         calibration_config(options, onnx_source(options)),
-        accelerator=AcceleratorConfig(
-            tm=tm,
-            tn=tn,
-            ifm_words=options["ifm_words"],
-            acc_words=options["acc_words"],
-            max_taps=options["max_taps"],
-            align=max(64, (tm | tn) & -(tm | tn)),
-        ),
+        accelerator=_accelerator(options),
         golden_images=options["golden_images"],
-        golden=GoldenOptions(max_bytes=options["golden_limit_mb"] << 20),
+        golden=_golden(options),
         skip=options["skip"],
         search_seconds=options["search_seconds"],
         search_log=options["search_log"],
@@ -78,30 +87,81 @@ def command(**options: Any) -> int:  # noqa: ANN401
     return 0 if state.report.passed else EXIT_DIFFERENCE
 
 
-def compile_summary(state: CompileState) -> dict[str, Any]:
-    """Return the sizes of what was compiled."""
-    assert state.plan is not None
-    assert state.calibrated is not None
-    assert state.calibrated.legal is not None
-    plan = state.plan
+def _compile_graph(options: dict[str, Any]) -> int:
+    """Compile what is in integers already."""
+    if options["cfg"] is not None or options["onnx"] is not None:
+        raise click.UsageError("name one network: --cfg, --onnx, or --graph")
+    where = "a graph in integers"
+    refuse_unheeded([*QUANT_NAMES, *ONNX_NAMES, *DARKNET_NAMES, "max_calib", "search_log"], where)
+    if options["search_seconds"] is not None:
+        raise click.UsageError(f"--search has no effect on {where}: leave it out")
+    job = GraphJob(
+        graph=options["graph"],
+        images=options["calib"],
+        out=options["out"],
+        accelerator=_accelerator(options),
+        resize=Resize(options["resize"]),
+        golden_images=options["golden_images"],
+        golden=_golden(options),
+        skip=options["skip"],
+    )
+    with step_progress() as progress:
+        plan, report = compile_graph(job, progress)
+    summary = plan_summary(plan, options["out"])
+    if options["as_json"]:
+        print_json({**summary, "verify": report.to_json()})
+    else:
+        print_table(f"{summary['name']} -> {summary['out']}", ("what", "<value"), plan_rows(summary))
+        print_table("verification", ("check", "<outcome", "<detail"), report_rows(report), verdict(report))
+    return 0 if report.passed else EXIT_DIFFERENCE
+
+
+def _accelerator(options: dict[str, Any]) -> AcceleratorConfig:
+    tm, tn = AcceleratorConfig.parse_tile(options["tile"])
+    return AcceleratorConfig(
+        tm=tm,
+        tn=tn,
+        ifm_words=options["ifm_words"],
+        acc_words=options["acc_words"],
+        max_taps=options["max_taps"],
+        align=max(64, (tm | tn) & -(tm | tn)),
+    )
+
+
+def _golden(options: dict[str, Any]) -> GoldenOptions:
+    return GoldenOptions(max_bytes=options["golden_limit_mb"] << 20)
+
+
+def plan_summary(plan: AcceleratorPlan, out: Path) -> dict[str, Any]:
+    """Return the sizes of a bundle."""
     costs = graph_cost(plan.graph)
     return {
         "name": plan.graph.name,
-        "out": str(state.config.out),
+        "out": str(out),
         "nodes": len(plan.graph.nodes),
         "records": len(plan.program),
         "macs": sum(cost.macs for cost in costs),
         "params": sum(cost.params for cost in costs),
         "code_bytes": sum(cost.param_bytes for cost in costs),
-        "params_bin_bytes": (state.config.out / "ddr" / "params.bin").stat().st_size,
-        "target": state.config.quant.profile.name,
-        "legal": state.calibrated.legal.to_json(),
-        "w_bits": state.config.quant.w_bits,
-        "a_bits": state.config.quant.a_bits,
+        "params_bin_bytes": (out / "ddr" / "params.bin").stat().st_size,
         "tile": [plan.config.tm, plan.config.tn],
         "arena_bytes": plan.memory.arena_bytes,
         "arena_bound_bytes": plan.memory.arena_bound,
         "io_bytes": plan.memory.io_bytes,
+    }
+
+
+def compile_summary(state: CompileState) -> dict[str, Any]:
+    """Return the sizes of what was compiled."""
+    assert state.plan is not None
+    assert state.calibrated is not None
+    assert state.calibrated.legal is not None
+    return {
+        **plan_summary(state.plan, state.config.out),
+        "target": state.config.quant.profile.name,
+        "legal": state.calibrated.legal.to_json(),
+        "w_bits": state.config.quant.w_bits,
+        "a_bits": state.config.quant.a_bits,
         "calibration_images": len(state.images),
         "skipped_images": len(state.skipped),
         "simulated_codes": state.simulated_codes,
@@ -136,32 +196,33 @@ def print_compile(state: CompileState) -> None:
         print_search(state.search)
     rows = [
         ("calibration", f"{summary['calibration_images']} images, {summary['skipped_images']} skipped"),
-        (
-            "network",
-            f"{summary['nodes']} nodes, {millions(summary['macs'])} MACs, {millions(summary['params'])} params",
-        ),
-        (
-            "formats",
-            f"weights {summary['w_bits']} bits, activations {summary['a_bits']} bits, tile "
-            f"{summary['tile'][0]}x{summary['tile'][1]}",
-        ),
+        ("formats", f"weights {summary['w_bits']} bits, activations {summary['a_bits']} bits"),
         ("target", _target_text(summary)),
-        (
-            "parameters",
-            f"{mebibytes(summary['code_bytes'])} of codes, {mebibytes(summary['params_bin_bytes'])} in ddr/params.bin",
-        ),
-        (
-            "activations",
-            f"arena {mebibytes(summary['arena_bytes'])} (bound {mebibytes(summary['arena_bound_bytes'])}), "
-            f"io {mebibytes(summary['io_bytes'])}",
-        ),
-        ("program", f"{summary['records']} records"),
+        *plan_rows(summary),
         *[("moved", text) for text in summary["notes"]],
     ]
     print_table(f"{summary['name']} -> {summary['out']}", ("what", "<value"), rows)
     simulated = ("simulation", "passed", f"torch float64 = numpy on {summary['simulated_codes']} codes")
     checks = [simulated, *report_rows(state.report)]
     print_table("verification", ("check", "<outcome", "<detail"), checks, verdict(state.report))
+
+
+def plan_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what `plan_summary` says as a table."""
+    sizes = {name: mebibytes(value) for name, value in summary.items() if name.endswith("_bytes")}
+    return [
+        (
+            "network",
+            f"{summary['nodes']} nodes, {millions(summary['macs'])} MACs, {millions(summary['params'])} params",
+        ),
+        ("tile", "x".join(map(str, summary["tile"]))),
+        ("parameters", f"{sizes['code_bytes']} of codes, {sizes['params_bin_bytes']} in ddr/params.bin"),
+        (
+            "activations",
+            f"arena {sizes['arena_bytes']} (bound {sizes['arena_bound_bytes']}), io {sizes['io_bytes']}",
+        ),
+        ("program", f"{summary['records']} records"),
+    ]
 
 
 def _target_text(summary: dict[str, Any]) -> str:

@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
-from yolo_hw.cli.options import QUANT_NAMES, quant_config, quant_options, refuse_unheeded
+from yolo_hw.cli.options import QUANT_NAMES, FilePath, quant_config, quant_options, refuse_unheeded
 from yolo_hw.cli.train import run_training, train_options
-from yolo_hw.cli.train_extras import QAT
-from yolo_hw.quant.qat import NormFold, QatConfig, ScaleMethod
+from yolo_hw.cli.train_extras import QAT, given_extras
+from yolo_hw.quant.qat import HeadForm, NormFold, QatConfig, ScaleMethod
 
 DEFAULT = QatConfig()
-QAT_NAMES = ("w_scale", "a_scale", "norm_fold", "norms_at", "scales_at", "calib_images")
+QAT_NAMES = ("w_scale", "a_scale", "norm_fold", "heads", "norms_at", "scales_at", "calib_images")
 NOT_TRAINED = ["adaround", "absorb_biases"]
 """Options of post-training quantisation that training takes the place of."""
 SCALES = click.Choice([method.value for method in ScaleMethod if method.power_of_two])
@@ -34,12 +34,16 @@ SHARE = click.FloatRange(0, 1)
               help="How the activations' fraction bits follow the training.")  # fmt: skip
 @click.option("--norm-fold", type=FOLDS, default=DEFAULT.norm_fold.value, show_default=True,
               help="Batch norms before their statistics are frozen.")  # fmt: skip
+@click.option("--heads", type=click.Choice([form.value for form in HeadForm]), default=DEFAULT.heads.value,
+              show_default=True, help="Last convolutions: as all others; of 16 bits; or in float while training and of "
+              "16 bits afterwards.")  # fmt: skip
 @click.option("--norms-at", type=SHARE, default=0.7, show_default=True,
               help="Share of the run after which batch-norm statistics are frozen.")  # fmt: skip
 @click.option("--scales-at", type=SHARE, default=0.9, show_default=True,
               help="Share of the run after which fraction bits are frozen.")  # fmt: skip
 @click.option("--calib-images", type=click.IntRange(1), default=64, show_default=True,
               help="Training images that choose the first fraction bits.")  # fmt: skip
+@click.option("--masks", type=FilePath, metavar="masks.npz", help="Weights to keep at zero, from 'yolo-hw prune'.")
 @train_options
 def command(**options: Any) -> None:  # noqa: ANN401
     """Train a detector as the hardware will compute it; what is kept is the integer graph, best.graph/."""
@@ -49,4 +53,5 @@ def command(**options: Any) -> None:  # noqa: ANN401
         quant_config(words)  # what is wrong is said before anything is read
         if options["weights"] is None:
             raise click.UsageError("name the trained network's --weights")
-    run_training(options, {QAT: json.dumps(words)}, "best.graph/, best.cfg, best.weights, best.names")
+    extras = given_extras(None, options["masks"]) | {QAT: json.dumps(words)}
+    run_training(options, extras, "best.graph/, best.cfg, best.weights, best.names")

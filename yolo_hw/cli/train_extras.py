@@ -18,9 +18,9 @@ from yolo_hw.prune.gamma_report import GammaHistory
 from yolo_hw.prune.gamma_sparsity import Decay, GammaSparsity, Penalty, StrengthSchedule
 from yolo_hw.prune.mask_file import load_masks
 from yolo_hw.prune.masked_training import MaskedTraining
-from yolo_hw.prune.masks import check_masks
+from yolo_hw.prune.masks import Masks, apply_masks
 from yolo_hw.prune.methods import eligible_norms, find_scale_method
-from yolo_hw.quant.qat import FreezeQat, NormFold, QatConfig, ScaleMethod
+from yolo_hw.quant.qat import FreezeQat, HeadForm, NormFold, QatConfig, ScaleMethod, prepare_qat, qat_masks
 from yolo_hw.quant.qat.detector import QatForm
 from yolo_hw.train.run import Extra
 
@@ -62,26 +62,43 @@ def make_extras(model: Darknet, options: Mapping[str, str], folder: Path) -> lis
         norms = eligible_norms(darknet_groups(model), PruneConfig(method=wanted.method))
         penalty = GammaSparsity(norms, wanted.strength, wanted.schedule, penalty=wanted.penalty)
         extras.append(Extra(penalty, penalty))
+    quantised = _quantised(json.loads(options[QAT])) if QAT in options else None
     if MASKS in options:
-        masks = load_masks(options[MASKS])
-        check_masks(model, masks)
-        extras.append(Extra(MaskedTraining(masks)))
+        extras.append(Extra(MaskedTraining(_masks(model, Path(options[MASKS]), quantised))))
     if SPARSITY in options:
         extras.append(Extra(GammaHistory(folder, norms)))
-    if QAT in options:
-        extras.append(_quantised(json.loads(options[QAT])))
+    if quantised is not None:
+        extras.append(Extra(FreezeQat(*quantised.freeze_at), form=quantised.form))
     return extras
 
 
-def _quantised(words: dict[str, Any]) -> Extra:
+@dataclass(frozen=True)
+class Quantised:
+    """The quantised form a detector is trained in, and the shares of the run at which it freezes."""
+
+    form: QatForm
+    freeze_at: tuple[float, float]
+
+
+def _masks(model: Darknet, path: Path, quantised: Quantised | None) -> Masks:
+    """Read masks, by the names of what is trained; the model, from which calibration starts, is masked."""
+    masks = load_masks(path)
+    apply_masks(model, masks)
+    if quantised is None:
+        return masks
+    return qat_masks(prepare_qat(model, quantised.form.quant, qat=quantised.form.qat), model, masks)
+
+
+def _quantised(words: dict[str, Any]) -> Quantised:
     """Return what trains a detector in its quantised form, from the values of the options of ``yolo-hw qat``."""
     qat = QatConfig(
         w_scale=ScaleMethod(words["w_scale"]),
         a_scale=ScaleMethod(words["a_scale"]),
         norm_fold=NormFold(words["norm_fold"]),
+        heads=HeadForm(words["heads"]),
     )
     form = QatForm(quant_config(words), qat, words["calib_images"])
-    return Extra(FreezeQat(words["norms_at"], words["scales_at"]), form=form)
+    return Quantised(form, (words["norms_at"], words["scales_at"]))
 
 
 @dataclass(frozen=True)

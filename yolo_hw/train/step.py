@@ -114,11 +114,11 @@ class Stepper:
         state.scaler.unscale_(state.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm or float("inf"))
         if config.precision is not Precision.FLOAT16 and not torch.isfinite(norm):
-            raise TrainError(f"step {state.step}: {explain_gradient(state.model)}; {ADVICE}")
+            raise TrainError(f"{_place(state)}: {explain_gradient(state.model)}; {ADVICE}")
         state.scaler.step(state.optimizer)  # left out where a scaled gradient has overflowed
         state.scaler.update()
         if state.scaler.is_enabled() and state.scaler.get_scale() < 1:  # no step was made for long
-            raise TrainError(f"step {state.step}: {explain_gradient(state.model)} at any scale of the loss; {ADVICE}")
+            raise TrainError(f"{_place(state)}: {explain_gradient(state.model)} at any scale of the loss; {ADVICE}")
         if state.averaged is not None:
             state.averaged.update(state.model)
         state.step += 1
@@ -131,7 +131,7 @@ class Stepper:
         if not torch.isfinite(torch.stack(list(terms.values())).sum()):
             with self._autocast():
                 found = explain_loss(self.state.model, part.images, terms)
-            raise TrainError(f"step {self.state.step}: {found}; {ADVICE}")
+            raise TrainError(f"{_place(self.state)}: {found}; {ADVICE}")
 
     def _set_rate(self) -> None:
         state = self.state
@@ -151,6 +151,11 @@ class Stepper:
             return nullcontext()
         dtype = torch.bfloat16 if precision is Precision.BFLOAT16 else torch.float16
         return torch.autocast(self.state.device.type, dtype)
+
+
+def _place(state: TrainState) -> str:
+    """Say which step it is."""
+    return f"epoch {state.epoch + 1}, step {state.step}"
 
 
 def _join(terms: dict[str, Tensor], more: dict[str, Tensor]) -> None:

@@ -161,3 +161,36 @@ def test_a_window_that_ends_beyond_the_map():
     qat = QatConv(node, source, NoRounding(Grid(8), 3), NormFold.ONE_PASS, QuantConfig())
     x = images()[:, :2, :4, :4]
     torch.testing.assert_close(qat(x, X_FRAC, FREE), conv(F.pad(x, (0, 1, 0, 1))))
+
+
+def gradients_beside_frozen(layer, x):
+    """Gradients to weight and x, in training and with frozen statistics, of a loss that no shift changes."""
+    target = torch.randn(6, 8, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    target -= target.mean((0, 2, 3), keepdim=True)
+    for frozen in (False, True):
+        other, given = copy.deepcopy(layer).train(), x.clone().requires_grad_()
+        if frozen:
+            other.freeze_norm()
+        (other(given, X_FRAC, FREE) * target).sum().backward()
+        yield other.weight.grad, given.grad
+
+
+@pytest.mark.parametrize("norm_fold", list(NormFold))
+def test_a_constant_channel_has_the_gradient_of_the_frozen_layer(norm_fold):
+    """Its statistics of the batch say nothing; with them the gradient would be up to 1 / sqrt(eps) times as large."""
+    quantiser = FixedQuantiser(Grid(8))
+    quantiser.set_frac(torch.tensor([5]))
+    _, _, layer = make_layer(quantiser, norm_fold)
+    (_, found), (_, wanted) = gradients_beside_frozen(layer, 0 * images())
+    assert wanted.abs().max() > 0
+    torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("norm_fold", [NormFold.ONE_PASS, NormFold.NONE])
+def test_weights_rounded_to_zero_have_the_gradient_of_the_frozen_layer(norm_fold):
+    quantiser = FixedQuantiser(Grid(4))
+    quantiser.set_frac(torch.tensor([-20]))
+    _, _, layer = make_layer(quantiser, norm_fold)
+    (found, _), (wanted, _) = gradients_beside_frozen(layer, images())
+    assert wanted.abs().max() > 0
+    torch.testing.assert_close(found, wanted)

@@ -127,3 +127,21 @@ def test_every_rounding(method, rounding):
 def test_momentum_out_of_range_is_refused():
     with pytest.raises(QuantError, match=r"range_momentum must be in \(0, 1\], got 0"):
         QatConfig(range_momentum=0)
+
+
+@pytest.mark.parametrize("method", FOLLOWING)
+def test_the_tensors_of_a_batch_are_one_step_of_the_average(method):
+    """Whatever their order; and outside of a batch every tensor is one."""
+    small, large = torch.tensor([[-1.0, 0.5]]), torch.tensor([[0.5, 3.0]])
+    found = []
+    for tensors in ([small, large], [large, small], [torch.cat([small, large])]):
+        quantiser = make_quantiser(method, Grid(8), momentum=0.25).train()
+        quantiser.largest.fill_(2.0)
+        with quantiser.one_batch():
+            for x in tensors:
+                quantiser(x)
+        found.append(quantiser.largest.item())
+    assert found == [0.75 * 2 + 0.25 * 3] * 3
+    quantiser(small)
+    quantiser(small)
+    assert quantiser.largest.item() == 0.75 * (0.75 * 2.25 + 0.25) + 0.25

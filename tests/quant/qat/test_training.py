@@ -7,12 +7,13 @@ import io
 import numpy as np
 import pytest
 import torch
+from support.networks import CfgWriter
 from support.qat import assert_qat_ladder, images_of, trained_qat
 from support.random_net import BLOCKS, make_images, make_net, net_cfg, random_net
+from support.scenes import Scenes, mimic
 from torch import nn
 
 from yolo_hw.darknet.layers import ACTIVATIONS
-from yolo_hw.data.labelled import LabelledImage
 from yolo_hw.errors import QuantError
 from yolo_hw.quant import QuantConfig, fold_model
 from yolo_hw.quant.qat import FreezeQat, QatConfig, ScaleMethod, float_model, lower_model, prepare_qat
@@ -20,30 +21,6 @@ from yolo_hw.train import Optimizer, TrainConfig, fit
 from yolo_hw.train.batches import Batch
 
 FOUR_BITS = QuantConfig(w_bits=4, a_bits=4, equalise=None, bias_correction=False)
-
-
-class Scenes:
-    """Training images without labels."""
-
-    def __init__(self, model, count=16):
-        self.images = make_images(model, count)
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, index):
-        return LabelledImage(self.images[index], np.zeros((0, 4)), np.zeros(0, np.int64))
-
-
-def mimic(teacher):
-    """Mean squared distance to the teacher's outputs."""
-
-    def loss(outputs, batch: Batch):
-        with torch.no_grad():
-            wanted = teacher(batch.images)
-        return {"mimic": torch.stack([((y - w) ** 2).mean() for y, w in zip(outputs, wanted, strict=True)]).mean()}
-
-    return loss
 
 
 def distance(model, teacher):
@@ -152,6 +129,40 @@ def test_freezing_at_shares_of_a_run():
         freeze.on_start(State(nn.Conv2d(1, 1, 1)))
     with pytest.raises(QuantError, match="norms_at must be a share"):
         FreezeQat(norms_at=1.5)
+
+
+@pytest.mark.parametrize("method", [ScaleMethod.RANGE, ScaleMethod.GOOGLE])
+def test_a_group_of_tensors_moves_its_range_once_per_step(method):
+    model = make_net(net_cfg(["spp", "down_and_up"]))
+    qat = prepare_qat(model, qat=QatConfig(a_scale=method, range_momentum=0.5), batches=[make_images(model)]).train()
+    before = {name: quantiser.largest.clone() for name, quantiser in qat.formats.items()}
+    seen = {name: [] for name in qat.formats}
+    for name, quantiser in qat.formats.items():
+        quantiser.register_forward_pre_hook(lambda module, given, name=name: seen[name].append(given[0].abs().max()))
+    qat(images_of(model, 5))
+    assert max(len(sizes) for sizes in seen.values()) > 1
+    for name, quantiser in qat.formats.items():
+        if quantiser.grid.signed:
+            assert quantiser.largest.item() == before[name].lerp(max(seen[name]).detach(), 0.5).item()
+
+
+def test_calibration_shows_a_group_its_tensors_as_one():
+    """The range of a first batch is that of all tensors, not of the first one moved toward the others."""
+    cfg = CfgWriter(12, 16)
+    cfg.conv(8, 3)
+    cfg.conv(8)
+    cfg.route(-1, -2)
+    cfg.yolo([0, 1], 1, "8,8, 16,16")
+    model = make_net(cfg.text())
+    qat = prepare_qat(model, QuantConfig(unsigned=False), qat=QatConfig(a_scale=ScaleMethod.GOOGLE))
+    seen = {name: [] for name in qat.formats}
+    for name, quantiser in qat.formats.items():
+        observe = quantiser.observe
+        quantiser.observe = lambda x, first, name=name, observe=observe: (
+            seen[name].append(float(x.abs().max())), observe(x, first))  # fmt: skip
+    qat.calibrate([make_images(model)])
+    assert max(len(sizes) for sizes in seen.values()) > 1
+    assert all(quantiser.largest.item() == max(seen[name]) for name, quantiser in qat.formats.items())
 
 
 def test_statistics_over_processes_are_refused():

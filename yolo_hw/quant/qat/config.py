@@ -67,6 +67,18 @@ class NormFold(str, Enum):
         return self is not NormFold.NONE
 
 
+class HeadForm(str, Enum):
+    """What becomes of the layers that compute the outputs of the network."""
+
+    QUANTISED = "quantised"
+    """They are layers like all others."""
+    WIDE = "wide"
+    """Weights and outputs have 16 bits, in training and in the integer graph."""
+    FLOAT = "float"
+    """Training does not round them until scales are frozen; evaluation and the integer graph are those of `WIDE`, with
+    the finest steps that clip nothing."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class QatConfig:
     """How a network is trained in its quantised form."""
@@ -77,8 +89,10 @@ class QatConfig:
     """Fraction bits of the activations."""
     norm_fold: NormFold = NormFold.ONE_PASS
     """Batch norms before their statistics are frozen."""
+    heads: HeadForm = HeadForm.QUANTISED
+    """The layers that compute the outputs of the network."""
     range_momentum: float = 0.1
-    """Weight of a batch in the moving average of `ScaleMethod.RANGE` and the two of google."""
+    """Weight of a batch in the moving average of `ScaleMethod.RANGE` and the two of google, and of float heads."""
 
     def __post_init__(self) -> None:
         if not 0 < self.range_momentum <= 1:

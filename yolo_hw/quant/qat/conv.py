@@ -206,7 +206,8 @@ class QatConv(nn.Module):
         constant, factor = self._factor()
         y = self.convolve(x, self._quantised(constant, x_frac, limits))
         gamma, beta, *_ = norm_vectors(self.norm)
-        out, mean, var = batch_norm(y, gamma.abs(), beta, self.norm.eps * factor.square())
+        size = constant.var.clamp(min=0) + self.norm.eps
+        out, mean, var = _normalised(y, (gamma.abs(), beta), self.norm.eps * factor.square(), size * factor.square())
         self._update(mean / factor, var / factor.square(), y.numel() // y.shape[1])
         return out
 
@@ -216,7 +217,7 @@ class QatConv(nn.Module):
         constant, _ = self._factor()
         gamma, beta, *_ = norm_vectors(self.norm)
         y = self.convolve(x, self._quantised(constant, x_frac, limits))
-        deviation = torch.sqrt(var + self.norm.eps)
+        deviation = torch.sqrt(_known(var, constant.var) + self.norm.eps)
         # gamma / deviation, as the ratio to the constant that the weights hold: gamma passes its gradient here.
         ratio = torch.sqrt(constant.var.clamp(min=0) + self.norm.eps) / deviation * _over(gamma)
         bias = beta - mean * gamma / deviation
@@ -226,8 +227,8 @@ class QatConv(nn.Module):
     def _batch(self, x: Tensor, x_frac: Tensor | None, limits: FracLimits | None) -> Tensor:
         mean, var, count = self._batch_statistics(x)
         assert self.norm is not None
-        gamma, beta, *_ = norm_vectors(self.norm)
-        norm = BatchNorm(gamma, beta, mean, var)
+        gamma, beta, _, running = norm_vectors(self.norm)
+        norm = BatchNorm(gamma, beta, mean, _known(var, running.detach().clone()))
         weight, bias = fold_bn(self._scaled_weight(), norm, None, eps=self.norm.eps)
         self._update(mean, var, count)
         return self.convolve(x, self.quantiser(weight, self.limits(limits, bias, x_frac)), bias)
@@ -235,8 +236,9 @@ class QatConv(nn.Module):
     def _apart(self, x: Tensor, x_frac: Tensor | None, limits: FracLimits | None) -> Tensor:
         assert self.norm is not None
         y = self.convolve(x, self.quantiser(self._scaled_weight()))
-        gamma, beta, *_ = norm_vectors(self.norm)
-        out, mean, var = batch_norm(y, gamma, beta, y.new_tensor([self.norm.eps]))
+        gamma, beta, _, running = norm_vectors(self.norm)
+        eps = torch.full_like(running, self.norm.eps)
+        out, mean, var = _normalised(y, (gamma, beta), eps, running.clamp(min=0) + eps)
         self._update(mean, var, y.numel() // y.shape[1])
         return out
 
@@ -291,6 +293,34 @@ def _copied(norm: Norm) -> nn.BatchNorm2d:
         for mine, other in zip(norm_vectors(copied), norm_vectors(norm), strict=True):
             mine.copy_(other)
     return copied.to(next(iter(norm_vectors(norm))))
+
+
+def _known(var: Tensor, running: Tensor) -> Tensor:
+    """Return the variances of a batch [K], the running ones for channels that the batch shows as constant.
+
+    Where rounding has left one value, its variance of 0 says nothing of the channel, and ``1 / sqrt(eps)`` in its place
+    multiplies gradients: over a few layers of which nothing is left, beyond every float.
+    """
+    return torch.where(var == 0, running.clamp(min=0), var)
+
+
+def _normalised(y: Tensor, affine: tuple[Tensor, Tensor], eps: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`batch_norm`, with the gradient of the running variance for constant channels; see `_known`.
+
+    Args:
+        y: [N, K, H, W].
+        affine: Scale and shift [K].
+        eps: [K].
+        size: [K] running variance, epsilon included, in the units of y.
+
+    Returns:
+        The normalised y, its mean and its biased variance [K].
+    """
+    out, mean, var = batch_norm(y, *affine, eps)
+    constant = var == 0
+    if bool(constant.any()):
+        out, _, _ = batch_norm(y, *affine, torch.where(constant, size, eps))
+    return out, mean, var
 
 
 def _over(gamma: Tensor) -> Tensor:

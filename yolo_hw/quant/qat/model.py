@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, cast
 
@@ -31,8 +32,9 @@ from yolo_hw.quant.folding import PIXEL_GAIN
 from yolo_hw.quant.groups import format_groups
 from yolo_hw.quant.legal import cast_image
 from yolo_hw.quant.plan import QuantPlan
-from yolo_hw.quant.qat.config import NormFold, QatConfig, ScaleMethod
+from yolo_hw.quant.qat.config import HeadForm, NormFold, QatConfig, ScaleMethod
 from yolo_hw.quant.qat.conv import QatConv
+from yolo_hw.quant.qat.heads import FloatQuantiser, head_nodes, widen_heads
 from yolo_hw.quant.qat.methods import make_quantiser
 from yolo_hw.quant.qat.observation import show_batches
 from yolo_hw.quant.qat.quantiser import FracLimits, Grid, Quantiser
@@ -72,21 +74,24 @@ class QatModel(nn.Module):
             qat: How scales and batch norms are trained.
         """
         super().__init__()
+        config = widen_heads(config, traced.graph, qat.heads)
         graph = cast_image(traced.graph, config)
         self.graph, self.config, self.qat = _without_weights(graph), config, qat
         self.network = network
         self._pack = traced.pack
+        self._float = set(head_nodes(graph)) if qat.heads is HeadForm.FLOAT else set()
         self.convs = nn.ModuleDict()
         self.formats = nn.ModuleDict()
         self.arguments = nn.ModuleDict()
         self._format_of: dict[str, str] = {}
         for group in format_groups(graph, config):
             key = _key(group.members[0])
-            self.formats[key] = self._activation_quantiser(group.bits, group.signed)
+            self.formats[key] = self._activation_quantiser(group.producers, group.bits, group.signed)
             self._format_of |= dict.fromkeys(group.members, key)
         for node in graph.nodes:
             if not node.moves and node.activation not in ARITHMETIC:
-                self.arguments[_key(node.name)] = self._activation_quantiser(config.activation_bits(node.name), True)
+                bits = config.activation_bits(node.name)
+                self.arguments[_key(node.name)] = self._activation_quantiser((node.name,), bits, True)
             if isinstance(node, FoldedConv):
                 self.convs[_key(node.name)] = self._make_conv(node, traced.sources[node.name])
         shared = share_parameters({name: self.conv(name) for name in traced.sources}, traced.sources)
@@ -95,14 +100,19 @@ class QatModel(nn.Module):
         self.register_buffer("calibrated", torch.tensor(False))
         self.obstacle = self._find_obstacle()
 
-    def _activation_quantiser(self, bits: int, signed: bool) -> Quantiser:
+    def _activation_quantiser(self, producers: tuple[str, ...], bits: int, signed: bool) -> Quantiser:
         grid = Grid(bits, signed, self.config.rounding, self.config.overflow)
+        if self._float.issuperset(producers):  # what other layers share is rounded
+            return FloatQuantiser(grid, momentum=self.qat.range_momentum)
         return make_quantiser(self.qat.a_scale, grid, momentum=self.qat.range_momentum)
 
     def _make_conv(self, node: FoldedConv, source: ConvSource) -> QatConv:
         grid = Grid(self.config.weight_bits(node.name), True, self.config.rounding, self.config.overflow)
         channels = node.weight.shape[0] if self.config.per_channel else 1
-        quantiser = make_quantiser(self.qat.w_scale, grid, channels, of_weights=True)
+        if node.name in self._float:
+            quantiser: Quantiser = FloatQuantiser(grid, channels)
+        else:
+            quantiser = make_quantiser(self.qat.w_scale, grid, channels, of_weights=True)
         return QatConv(node, source, quantiser, self.qat.norm_fold, self.config)
 
     def _find_obstacle(self) -> str | None:
@@ -198,15 +208,37 @@ class QatModel(nn.Module):
             What the float model returns, of a darknet model the map [N, K, h, w] of every output, in the graph's order.
 
         Raises:
-            QuantError: The fraction bits are not set and this is no training; or several processes would set different
-                ones.
+            QuantError: The fraction bits are not set and this is no training; several processes would set different
+                ones; or a number that was trained is NaN or infinite.
         """
         if not self.calibrated:
             self._calibrate_on(x)
         wanted = {tensor for tensor, _ in self.graph.outputs}
-        found = {name: out for name, out in self.run(x) if name in wanted}
+        with ExitStack() as batch:
+            if self.training:
+                for quantiser in self.formats.values():
+                    batch.enter_context(cast(Quantiser, quantiser).one_batch())
+            with self._explained():
+                found = {name: out for name, out in self.run(x) if name in wanted}
         maps = [found[tensor] for tensor, _ in self.graph.outputs]
         return maps if self._pack is None else self._pack(maps)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say so where an operator fails because the training had diverged before."""
+        try:
+            yield
+        except RuntimeError as error:
+            for name, tensor in (*self.named_parameters(), *self.named_buffers()):
+                found = tensor.detach().flatten()
+                if tensor.dtype.is_floating_point and not found.isfinite().all():
+                    raise QuantError(
+                        f"{self.graph.name}: {name} must be finite, but an earlier step has made it "
+                        f"{float(found[~found.isfinite()][0])}: stop at the first gradient that is not finite, as the "
+                        "training loop does, lower the learning rate or clip gradients, and see that the batch norms' "
+                        "statistics are those of the images"
+                    ) from error
+            raise
 
     def run(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Run the network on pixels / 255; yield (tensor, [N, K, h, w]) in execution order."""
@@ -299,7 +331,8 @@ class QatModel(nn.Module):
     def plan(self) -> QuantPlan:
         """Return formats and codes: what evaluation computes with, as integers."""
         exact = copy.deepcopy(self).double().cpu().eval()
-        return exact._plan()
+        with self._explained():
+            return exact._plan()
 
     def _plan(self) -> QuantPlan:
         if self.obstacle is not None:

@@ -43,7 +43,7 @@ def show_batches(model: nn.Module, quantisers: Iterable[nn.Module], batches: lis
 
 @contextmanager
 def _observed(quantiser: Quantiser, first: bool) -> Iterator[None]:
-    """Let a quantiser see what it is called with; of one that tensors share, only the first call starts anew."""
+    """Let a quantiser see what a batch calls it with; of one that tensors share, only the first call starts anew."""
     fresh = [first]
 
     def see(module: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -52,6 +52,7 @@ def _observed(quantiser: Quantiser, first: bool) -> Iterator[None]:
 
     handle = quantiser.register_forward_pre_hook(see)
     try:
-        yield
+        with quantiser.one_batch():
+            yield
     finally:
         handle.remove()

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -81,6 +83,10 @@ class Quantiser(nn.Module):
         """
         raise NotImplementedError
 
+    def one_batch(self) -> AbstractContextManager[None]:
+        """Within it all tensors are of one batch: what follows the tensors moves once, by what they all need."""
+        return nullcontext()
+
     def frac(self, limits: FracLimits | None = None) -> Tensor:
         """Return the fraction bits in use, [channels] int32, within `limits`.
 
@@ -130,14 +136,24 @@ class FixedQuantiser(Quantiser):
         return self._round(x, self.frac(limits))
 
 
+@dataclass
+class _Batch:
+    """What a batch has shown: the range before it, the largest of its tensors, the weight of the latter."""
+
+    before: Tensor
+    seen: Tensor
+    momentum: float | None = None
+
+
 class RangeQuantiser(Quantiser):
     r"""The finest step that clips nothing of a moving average of ranges.
 
     .. math:: m \leftarrow (1 - a) m + a \max |x|, \quad
         f = \lfloor \log_2 ((2^{b - signed} - 1/2) / m) \rfloor
 
-    A momentum a of 1, as for weights, takes every tensor as it is. For signed formats the more negative of the two ends
-    is not used, so that no sign is preferred.
+    A momentum a of 1, as for weights, takes every tensor as it is. The tensors of a group are one x: a step of the
+    average per batch, toward the largest of all (`one_batch`). For signed formats the more negative of the two ends is
+    not used, so that no sign is preferred.
     """
 
     largest: Tensor
@@ -147,6 +163,7 @@ class RangeQuantiser(Quantiser):
         super().__init__(grid, channels)
         self.momentum = momentum
         self.register_buffer("largest", torch.ones(channels))
+        self._batch: _Batch | None = None
 
     def set_frac(self, frac: Tensor) -> None:
         """See `Quantiser.set_frac`: the range becomes one in the middle of those with these fraction bits."""
@@ -164,12 +181,28 @@ class RangeQuantiser(Quantiser):
             self._follow(x, self.momentum)
         return self._round(x, self.frac(limits))
 
+    @contextmanager
+    def one_batch(self) -> Iterator[None]:
+        """See `Quantiser.one_batch`."""
+        self._batch = _Batch(self.largest.clone(), torch.zeros_like(self.largest))
+        try:
+            yield
+        finally:
+            self._batch = None
+
     @torch.no_grad()
     def _follow(self, x: Tensor, momentum: float) -> None:
-        """Move the range toward that of `x`."""
+        """Move the range toward that of `x`, within `one_batch` from where it was before; the first momentum counts."""
         sizes = x.abs() if self.grid.signed else x.clamp_min(0)  # what a relu will remove may still be there
         found = sizes.amax() if self.channels == 1 else sizes.flatten(1).amax(1)
-        self.largest.lerp_(found.reshape(-1).to(self.largest), momentum)
+        found = found.reshape(-1).to(self.largest)
+        if self._batch is None:
+            self.largest.lerp_(found, momentum)
+            return
+        batch = self._batch
+        batch.momentum = momentum if batch.momentum is None else batch.momentum
+        batch.seen = torch.maximum(batch.seen, found)
+        self.largest.copy_(batch.before.lerp(batch.seen, batch.momentum))
 
     def _reach(self) -> float:
         """The largest magnitude that rounds to a code of the format with frac 0, a little less than the tie."""
@@ -197,7 +230,9 @@ class TqtQuantiser(Quantiser):
     def forward(self, x: Tensor, limits: FracLimits | None = None) -> Tensor:
         """See `Quantiser.forward`."""
         log2_t, grid = self.log2_t.detach() if self.frozen else self.log2_t, self.grid
-        if limits is not None:
+        if limits is None:
+            log2_t = log2_t.clamp(grid.magnitude_bits - MAX_ABS_FRAC, grid.magnitude_bits + MAX_ABS_FRAC)
+        else:
             lowest, highest = (grid.magnitude_bits - limit.to(log2_t) for limit in (limits.highest, limits.lowest))
             log2_t = log2_t.clamp(max=highest).clamp(min=lowest)
         return fake_quant_tqt(x, log2_t, grid.bits, grid.signed, grid.rounding, overflow=grid.overflow)
@@ -227,7 +262,9 @@ class LsqQuantiser(Quantiser):
     def forward(self, x: Tensor, limits: FracLimits | None = None) -> Tensor:
         """See `Quantiser.forward`."""
         log2_scale = self.log2_scale.detach() if self.frozen else self.log2_scale
-        if limits is not None:
+        if limits is None:
+            log2_scale = log2_scale.clamp(-MAX_ABS_FRAC, MAX_ABS_FRAC)
+        else:
             lowest, highest = (-limit.to(log2_scale) for limit in (limits.highest, limits.lowest))
             log2_scale = log2_scale.clamp(max=highest).clamp(min=lowest)
         grid = self.grid
