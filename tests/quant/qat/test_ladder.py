@@ -2,7 +2,8 @@
 """What is trained is what the hardware computes: model in float64 = integer graph = engine, after training steps."""
 
 import pytest
-from support.qat import assert_qat_ladder, trained_qat
+from support.ladder import assert_qat_ladder
+from support.qat import trained_qat
 from support.random_net import BLOCKS, make_images, make_net, net_cfg, random_net
 
 from yolo_hw.fixedpoint import Overflow, Rounding
