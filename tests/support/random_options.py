@@ -25,8 +25,8 @@ def _bits(allowed: tuple[int, ...]) -> st.SearchStrategy[int]:
 
 
 def _overrides(profile: TargetProfile) -> st.SearchStrategy[tuple[Override, ...]]:
-    """Other word lengths for the first layer or for all with a 1 in their name."""
-    patterns = st.sampled_from(["conv_0", "conv_*1*"])
+    """Other word lengths for the first convolution or for all."""
+    patterns = st.sampled_from(["conv_0", "conv_*"])
     override = st.builds(Override, patterns, _bits(profile.w_bits), _bits(profile.a_bits))
     return st.lists(override, max_size=1).map(tuple)
 
