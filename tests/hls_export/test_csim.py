@@ -22,7 +22,7 @@ from yolo_hw.intgraph import IntGraph
 from yolo_hw.intgraph.nodes import NODE_TYPES
 
 NARROW, WIDE = (4, 5, 6, 7, 8), (6, 8, 16)
-ONLY_4, ONLY_12, ONLY_16 = (4,), (12,), (16,)
+SHORT, ONLY_12, ONLY_16 = (2, 3), (12,), (16,)
 SANITIZED = "-O1 -fsanitize=address,undefined -fno-sanitize-recover=all"
 
 
@@ -59,7 +59,7 @@ CASES = [
     Case(6, (12, 20), Rounding.HALF_AWAY, Overflow.SATURATE_SYMMETRIC, WIDE),
     Case(7, (4, 4), Rounding.HALF_UP, Overflow.SATURATE, NARROW, 256, 16),
     Case(8, (16, 8), Rounding.HALF_UP, Overflow.SATURATE, ONLY_16),
-    Case(9, (8, 8), Rounding.HALF_EVEN, Overflow.SATURATE, ONLY_4),
+    Case(9, (8, 8), Rounding.HALF_EVEN, Overflow.SATURATE, SHORT),
     Case(10, (4, 16), Rounding.HALF_AWAY, Overflow.SATURATE, ONLY_12, 256, 16),
 ]
 

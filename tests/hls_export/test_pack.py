@@ -20,7 +20,7 @@ TILES = [(16, 16), (8, 32), (32, 8), (12, 20), (4, 4)]
 
 def plans(seed: int) -> AcceleratorPlan:
     tm, tn = TILES[seed % len(TILES)]
-    bits = (4, 8) if seed % 2 else (6, 8, 16)
+    bits = (3, 8) if seed % 2 else (6, 8, 16)
     return make_plan(random_graph(seed, bits=bits), AcceleratorConfig(tm=tm, tn=tn))
 
 
@@ -149,7 +149,7 @@ def test_one_group_is_the_plain_tile_order():
         assert image[at : at + plain[index].size] == plain[index].tobytes()
 
 
-@pytest.mark.parametrize(("bits", "signed"), [(8, True), (8, False), (4, True), (16, True), (12, False)])
+@pytest.mark.parametrize(("bits", "signed"), [(8, True), (8, False), (2, False), (3, True), (16, True), (12, False)])
 @pytest.mark.parametrize(("channels", "lanes"), [(1, 4), (16, 16), (17, 8), (21, 4)])
 def test_maps_lie_in_blocks_of_lanes(bits: int, signed: bool, channels: int, lanes: int):
     fmt = FixedPoint(bits, 3, signed)

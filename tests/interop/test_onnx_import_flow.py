@@ -4,8 +4,8 @@
 import numpy as np
 import pytest
 import torch
+from support.ladder import assert_qat_ladder
 from support.onnx_exports import export
-from support.qat import assert_qat_ladder
 from support.zoo import INPUT_SIZE, ZOO, make
 
 from yolo_hw.darknet.layers import Shape

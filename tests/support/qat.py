@@ -3,19 +3,13 @@
 
 from __future__ import annotations
 
-import copy
-
-import numpy as np
 import torch
-from support.random_graph import adversarial_inputs, random_input
 from support.random_net import make_images
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from yolo_hw.intgraph import IntGraph, execute, image_codes
-from yolo_hw.intgraph.engine import Engine
 from yolo_hw.quant import QuantConfig
-from yolo_hw.quant.qat import QatConfig, QatModel, lower_model, prepare_qat
+from yolo_hw.quant.qat import QatConfig, QatModel, prepare_qat
 
 
 def images_of(model: nn.Module, seed: int = 0) -> torch.Tensor:
@@ -36,19 +30,3 @@ def trained_qat(model: nn.Module, config: QuantConfig, qat: QatConfig, steps: in
         loss.backward()
         optimizer.step()
     return prepared.eval()
-
-
-def assert_qat_ladder(qat: QatModel, image: np.ndarray) -> IntGraph:
-    """Check that the model's float64 values are the codes of the integer graph and of the engine."""
-    graph = lower_model(qat)
-    exact = copy.deepcopy(qat).double()
-    engine = Engine(graph, threads=1, keep_all=True)
-    for codes in (image_codes(image), random_input(graph, 3), *adversarial_inputs(graph).values()):
-        with torch.inference_mode():
-            values = dict(exact.run(torch.from_numpy(np.asarray(codes, np.float64))[None] / 255))
-        compiled = engine.run_all(codes)
-        for name, expected in execute(graph, codes):
-            mine = np.ldexp(values[name][0].numpy(), graph.tensors[name].fmt.frac)
-            np.testing.assert_array_equal(mine, expected.codes, err_msg=f"model: {name}")
-            np.testing.assert_array_equal(compiled[name], expected.codes, err_msg=f"engine: {name}")
-    return graph

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from yolo_hw.darknet.layers import ACTIVATIONS, Shape
 from yolo_hw.nn.darknet import Darknet
 from yolo_hw.quant import Calibrated, QuantConfig, batch_norm_moments, calibrate
+from yolo_hw.quant.calibrate import shape_of
 from yolo_hw.quant.execute import float_parameters, run_folded
 from yolo_hw.quant.fold import trace_model
 from yolo_hw.quant.folded import FoldedGraph
@@ -109,6 +110,9 @@ BLOCKS: dict[str, Callable[[CfgWriter], object]] = {
 }
 """Blocks by name; the activations are blocks, too."""
 
+COMMON_BLOCKS = ["leaky", "relu", "linear", "shortcut", "weighted_shortcut", "spp"]
+"""Those that every target profile of the library can compute."""
+
 
 def net_cfg(blocks: list[str], size: tuple[int, int] = (12, 16)) -> str:
     """Return a cfg: a convolution of stride 1, the blocks, a head."""
@@ -143,10 +147,10 @@ def make_images(model: nn.Module, count: int = 4, seed: int = 0) -> npt.NDArray[
     return images.clip(0, 255).astype(np.uint8)
 
 
-def calibrate_net(model: Darknet, config: QuantConfig | None = None, seed: int = 0) -> Calibrated:
+def calibrate_net(model: nn.Module, config: QuantConfig | None = None, seed: int = 0) -> Calibrated:
     """Quantise a network on four images."""
     images = [make_images(model, seed=seed)]
-    traced = trace_model(model)
+    traced = trace_model(model, shape_of(images))
     return calibrate(traced.graph, images, config or QuantConfig(), None, batch_norm_moments(traced))
 
 

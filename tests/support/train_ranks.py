@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -40,9 +41,14 @@ def replace_norms(model: nn.Module) -> None:
                 setattr(module, name, nn.Identity())
 
 
-def main() -> None:
-    folder, accumulate, norms = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "norms"
-    torch.set_num_threads(1)
+def gloo_threads() -> list[str]:
+    """Return the names of this process's threads that talk to others."""
+    names = (task.read_text().strip() for task in Path("/proc/self/task").glob("*/comm"))
+    return [name for name in names if "gloo" in name]
+
+
+def train(folder: Path, accumulate: int, norms: bool) -> None:
+    """Train alone or as one of several; process 0 writes ``last.pt`` and ``result.pt``."""
     loss = [PerObject(), mean_loss]
     assert isinstance(loss[0], CountedLoss)
     assert not isinstance(loss[1], CountedLoss)
@@ -54,10 +60,13 @@ def main() -> None:
         data = pictures()
         callbacks = [SaveCheckpoint(folder / "last.pt", 1)]
         state = fit(model, data, config, loss=loss, regularisers=[weight_sum], callbacks=callbacks, world=world)
-        seen = world.gather(world.rank)
+        seen, talking = world.gather(world.rank), gloo_threads()
         if world.leads:
             torch.save({"model": state.model.state_dict(), "ranks": seen}, folder / "result.pt")
+    threads = {"inside": talking, "after": gloo_threads()}
+    (folder / f"threads_{world.rank}.json").write_text(json.dumps(threads))
 
 
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    train(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "norms")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.train_ranks import train
 
 from yolo_hw.train import TrainError, join_world, load_checkpoint
 from yolo_hw.train.distributed import World
@@ -17,9 +19,10 @@ from yolo_hw.train.distributed import World
 TESTS = Path(__file__).parents[1]
 
 
-def run(folder, processes, accumulate=1, norms="norms"):
+def run(folder, accumulate, norms):
+    """Train in two processes; return what process 0 wrote."""
     folder.mkdir()
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [*launcher, "-m", "support.train_ranks", str(folder), str(accumulate), norms]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
@@ -30,14 +33,20 @@ def run(folder, processes, accumulate=1, norms="norms"):
 @pytest.mark.parametrize(("accumulate", "norms"), [(1, "norms"), (2, "plain")])
 def test_two_processes_train_as_one(tmp_path, accumulate, norms):
     """Batch norms over all processes; micro-batches have statistics of their own, so those are without."""
-    alone = run(tmp_path / "alone", 1, 1, norms)
-    both = run(tmp_path / "both", 2, accumulate, norms)
+    (tmp_path / "alone").mkdir()
+    train(tmp_path / "alone", 1, norms == "norms")
+    alone = torch.load(tmp_path / "alone" / "result.pt", weights_only=True)
+    both = run(tmp_path / "both", accumulate, norms)
     assert both["ranks"] == [0, 1]
     last = load_checkpoint(tmp_path / "both" / "last.pt")
     assert last.step == 4
     assert len(last.random_states) == 2
     for name, value in alone["model"].items():
         torch.testing.assert_close(value, both["model"][name], rtol=0, atol=1e-12, msg=name)
+    for rank in (0, 1):
+        threads = json.loads((tmp_path / "both" / f"threads_{rank}.json").read_text())
+        assert threads["inside"]
+        assert threads["after"] == [], "a thread that outlives the group aborts the process now and then"
 
 
 def test_one_process_is_a_world_of_its_own():

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -128,6 +130,8 @@ ALONE = World()
 def join_world(device: str) -> Iterator[World]:
     """Join the processes that ``torchrun`` started, or be alone, for the time of the block.
 
+    The threads of gloo end with the block: one that lives on into the interpreter's end may abort the process there.
+
     Args:
         device: ``cuda`` talks by NCCL, anything else by gloo.
 
@@ -155,8 +159,11 @@ def join_world(device: str) -> Iterator[World]:
                 f"{torch.cuda.device_count()}: lower --nproc-per-node"
             )
         torch.cuda.set_device(world.local_rank)
+    # Loaded lazily by DistributedDataParallel, it keeps the group of that moment in default arguments for good.
+    importlib.import_module("torch.distributed.nn.functional")
     dist.init_process_group("nccl" if on_cuda else "gloo")
     try:
         yield world
     finally:
+        gc.collect()  # of wrapped models: whoever holds the group last ends its threads
         dist.destroy_process_group()

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.qat import assert_qat_ladder, images_of
+from support.ladder import assert_qat_ladder
+from support.qat import images_of
 from support.random_net import BLOCKS, make_images, make_net, make_uneven, net_cfg
 
 from yolo_hw.darknet.layers import ACTIVATIONS

@@ -2,11 +2,11 @@
 """What is trained is what the hardware computes: model in float64 = integer graph = engine, after training steps."""
 
 import pytest
-from support.qat import assert_qat_ladder, trained_qat
+from support.ladder import assert_qat_ladder
+from support.qat import trained_qat
 from support.random_net import BLOCKS, make_images, make_net, net_cfg, random_net
 
 from yolo_hw.fixedpoint import Overflow, Rounding
-from yolo_hw.intgraph.target_profiles import TARGETS
 from yolo_hw.quant import LeakySlope, Override, QuantConfig
 from yolo_hw.quant.qat import NormFold, QatConfig, ScaleMethod
 
@@ -67,16 +67,3 @@ def test_overrides():
     graph = check(make_net(net_cfg(["leaky", "mish", "relu"])), QuantConfig(overrides=overrides))
     assert [node.w_bits for node in graph.nodes] == [8, 4, 8, 16, 8]
     assert [graph.tensors[node.name].fmt.bits for node in graph.nodes] == [8, 8, 5, 16, 8]
-
-
-@pytest.mark.parametrize("target", sorted(TARGETS))
-@pytest.mark.parametrize("seed", range(3))
-def test_targets(target, seed):
-    """Steps that calibration has made legal for the target stay so while weights move."""
-    config = QuantConfig(target=target)
-    scale = ScaleMethod.FIXED
-    check(
-        make_net(net_cfg(["leaky", "relu", "shortcut", "spp"]), seed),
-        config,
-        QatConfig(w_scale=scale, a_scale=scale),
-    )

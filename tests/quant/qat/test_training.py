@@ -7,8 +7,9 @@ import io
 import numpy as np
 import pytest
 import torch
+from support.ladder import assert_qat_ladder
 from support.networks import CfgWriter
-from support.qat import assert_qat_ladder, images_of, trained_qat
+from support.qat import images_of, trained_qat
 from support.random_net import BLOCKS, make_images, make_net, net_cfg, random_net
 from support.scenes import Scenes, mimic
 from torch import nn

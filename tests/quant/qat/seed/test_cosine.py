@@ -7,7 +7,8 @@ import io
 import numpy as np
 import pytest
 import torch
-from support.qat import assert_qat_ladder, images_of
+from support.ladder import assert_qat_ladder
+from support.qat import images_of
 from support.random_net import make_images, make_net, net_cfg
 
 from yolo_hw.errors import QuantError

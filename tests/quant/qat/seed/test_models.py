@@ -6,7 +6,8 @@ import copy
 import numpy as np
 import pytest
 import torch
-from support.qat import assert_qat_ladder, images_of, trained_qat
+from support.ladder import assert_qat_ladder
+from support.qat import images_of, trained_qat
 from support.random_net import BLOCKS, make_images, make_net, net_cfg, random_net
 
 from yolo_hw.errors import QuantError
