@@ -6,8 +6,9 @@ import copy
 import pytest
 import torch
 from support import zoo
+from support.ladder import assert_qat_ladder
 from support.networks import CfgWriter
-from support.qat import assert_qat_ladder, images_of, trained_qat
+from support.qat import images_of, trained_qat
 from support.random_net import make_images, make_net, random_net
 
 from yolo_hw.errors import QuantError

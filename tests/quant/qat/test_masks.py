@@ -4,7 +4,7 @@
 import pytest
 import torch
 from support import zoo
-from support.qat import assert_qat_ladder
+from support.ladder import assert_qat_ladder
 from support.random_net import make_images, make_net, net_cfg
 from support.scenes import Scenes, mimic
 
