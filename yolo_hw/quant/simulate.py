@@ -15,10 +15,10 @@ from torch import Tensor
 
 from yolo_hw.fixedpoint import FixedPoint, IntArray, Rounding, quantise
 from yolo_hw.intgraph.graph import INPUT
-from yolo_hw.intgraph.nodes import AvgPool
 from yolo_hw.ops.fake_quant_pow2 import fake_quant_pow2, quantise_codes
 from yolo_hw.quant import folded as G
 from yolo_hw.quant.execute import ConvParameters, run_folded
+from yolo_hw.quant.finish import RELU6_CAP, look_up, round_sum, scale_sum
 from yolo_hw.quant.folded import FoldedGraph, FoldedNode
 from yolo_hw.quant.plan import QuantPlan
 from yolo_hw.quant.weights import dequantised
@@ -62,24 +62,19 @@ class Simulation:
     def finish(self, node: FoldedNode, pre: Tensor) -> Tensor:
         """Turn accumulators (real values, any floating dtype) into the node's rounded output."""
         config = self.plan.config
-        fmt = self.plan.formats[node.name]
-        if isinstance(node, G.FoldedAvgPool):
-            mul, mul_shift = AvgPool.reciprocal(node.count)
-            pre = pre * (mul * 2.0**-mul_shift)
+        fmt, pre = self.plan.formats[node.name], scale_sum(node, pre)
         table = self.plan.tables.get(node.name)
         if table is not None:
-            argument = quantise_codes(pre, table.fmt, config.rounding, config.overflow).long() - table.fmt.lo
-            return torch.from_numpy(table.codes).to(pre.dtype)[argument] * fmt.step
-        if node.activation == "leaky":
-            pre = torch.where(pre < 0, pre * (config.leaky.mul * 2.0**-config.leaky.shift), pre)
-        out = fake_quant_pow2(pre, fmt, config.rounding, config.overflow)
-        if node.activation == "relu":
-            out = out.clamp_min(0)
-        elif node.activation == "relu6":
-            out = out.clamp(0, relu6_cap(fmt, config.rounding) * fmt.step)
-        return out
+            return look_up(table, quantise_codes(pre, table.fmt, config.rounding, config.overflow), fmt.step, pre.dtype)
+        return round_sum(
+            node.activation,
+            pre,
+            config.leaky,
+            lambda x: fake_quant_pow2(x, fmt, config.rounding, config.overflow),
+            lambda: pre.new_tensor(relu6_cap(fmt, config.rounding) * fmt.step),
+        )
 
 
 def relu6_cap(fmt: FixedPoint, rounding: Rounding) -> int:
-    """Return the code of 6.0, at most the largest of the format."""
-    return int(quantise(6.0, fmt, rounding))
+    """Return the code of 6, at most the largest of the format."""
+    return int(quantise(RELU6_CAP, fmt, rounding))

@@ -19,14 +19,13 @@ from yolo_hw.errors import QuantError
 from yolo_hw.fixedpoint import FixedPoint
 from yolo_hw.intgraph.graph import INPUT, INPUT_FORMAT
 from yolo_hw.intgraph.liveness import last_reads
-from yolo_hw.intgraph.nodes import AvgPool
 from yolo_hw.nn.activations import activate
 from yolo_hw.ops import fake_quant_pow2
-from yolo_hw.quant import folded as G
 from yolo_hw.quant.calibrate import ImageBatch, Progress, calibrate, equalising_exponents
 from yolo_hw.quant.config import CorrectBy, QuantConfig
 from yolo_hw.quant.equalise import Exponents, scale_groups
 from yolo_hw.quant.execute import raw_result
+from yolo_hw.quant.finish import RELU6_CAP, look_up, round_sum, scale_sum
 from yolo_hw.quant.folded import FoldedConv, FoldedGraph, FoldedNode
 from yolo_hw.quant.folding import PIXEL_GAIN
 from yolo_hw.quant.groups import format_groups
@@ -121,9 +120,9 @@ class QatModel(nn.Module):
         for node in self.graph.nodes:
             if not node.moves and not self._format(node.name).power_of_two:
                 return f"{node.name}: the step of its values ({self.qat.a_scale.value}) {shifts}a_scale {scales}"
-            if isinstance(node, FoldedConv) and not self._conv(node).quantiser.power_of_two:
+            if isinstance(node, FoldedConv) and not self.conv(node.name).quantiser.power_of_two:
                 return f"{node.name}: the step of its weights ({self.qat.w_scale.value}) {shifts}w_scale {scales}"
-            if isinstance(node, FoldedConv) and self._conv(node).norm_apart:
+            if isinstance(node, FoldedConv) and self.conv(node.name).norm_apart:
                 folds = ", ".join(fold.value for fold in NormFold if fold.folds)
                 reason = f"its batch norm is a float operation behind the convolution (norm_fold {NormFold.NONE.value})"
                 return f"{node.name}: {reason}, which has no integer form; use norm_fold {folds}"
@@ -181,7 +180,7 @@ class QatModel(nn.Module):
             if not node.moves:
                 _set(self._format(node.name), plan.formats[node.name].frac)
             if isinstance(node, FoldedConv):
-                quantiser = self._conv(node).quantiser
+                quantiser = self.conv(node.name).quantiser
                 frac = torch.from_numpy(plan.convs[node.name].w_frac)
                 quantiser.set_frac(frac if quantiser.channels > 1 else frac.amin().reshape(1))
         self.calibrated.fill_(True)
@@ -192,7 +191,7 @@ class QatModel(nn.Module):
         def with_weights(node: FoldedNode) -> FoldedNode:
             if not isinstance(node, FoldedConv):
                 return node
-            conv = self._conv(node)
+            conv = self.conv(node.name)
             weight, bias = ConvSource(conv.weight, conv.norm, conv.bias, conv.gain).folded()
             return replace(node, weight=weight, bias=bias)
 
@@ -253,7 +252,7 @@ class QatModel(nn.Module):
                 fracs[node.name] = fracs[node.inputs[0]]
             elif isinstance(node, FoldedConv):
                 x_frac = fracs[node.inputs[0]]
-                pre = self._conv(node)(inputs[0], x_frac, self._limits(node, x_frac))
+                pre = self.conv(node.name)(inputs[0], x_frac, self._limits(node, x_frac))
                 maps[node.name] = self._finish(node, pre)
                 fracs[node.name] = self._frac(node)
             else:
@@ -264,26 +263,18 @@ class QatModel(nn.Module):
                 del maps[name]
 
     def _finish(self, node: FoldedNode, pre: Tensor) -> Tensor:
-        """Turn accumulators into the node's rounded output; the float form of `yolo_hw.intgraph.requant`."""
-        quantiser = self._format(node.name)
-        if isinstance(node, G.FoldedAvgPool):
-            mul, mul_shift = AvgPool.reciprocal(node.count)
-            pre = pre * (mul * 2.0**-mul_shift)
+        """Turn accumulators into the node's rounded output."""
+        quantiser, pre = self._format(node.name), scale_sum(node, pre)
         if self.obstacle is not None:
             return cast(Tensor, quantiser(activate(node.activation, pre)))
         if _key(node.name) in self.arguments:
             return self._by_table(node, pre, quantiser)
-        if node.activation == "leaky":
-            leaky = self.config.leaky
-            pre = nn.functional.leaky_relu(pre, leaky.mul * 2.0**-leaky.shift)
-        out: Tensor = quantiser(pre)
-        if node.activation == "relu":
-            out = out.clamp_min(0)
-        elif node.activation == "relu6":
-            cap = fake_quant_pow2(pre.new_full((1,), 6.0), quantiser.grid.format(), self.config.rounding,
-                                  frac=quantiser.frac())  # fmt: skip
-            out = torch.minimum(out.clamp_min(0), cap)
-        return out
+
+        def cap() -> Tensor:
+            fmt, six = quantiser.grid.format(), pre.new_full((1,), RELU6_CAP)
+            return fake_quant_pow2(six, fmt, self.config.rounding, frac=quantiser.frac())
+
+        return round_sum(node.activation, pre, self.config.leaky, quantiser, cap)
 
     def _by_table(self, node: FoldedNode, pre: Tensor, quantiser: Quantiser) -> Tensor:
         """An activation that hardware looks up: in training the function, in evaluation the table itself."""
@@ -292,9 +283,8 @@ class QatModel(nn.Module):
         if self.training:
             return cast(Tensor, quantiser(activate(node.activation, code)))
         fmt, out = argument.format(), quantiser.format()
-        table = torch.from_numpy(build_table(node.activation, fmt, out, self.config).codes).to(pre.device)
-        index = torch.ldexp(code, torch.tensor(fmt.frac)).long() - fmt.lo
-        return table[index].to(pre.dtype) * out.step
+        table = build_table(node.activation, fmt, out, self.config)
+        return look_up(table, torch.ldexp(code, torch.tensor(fmt.frac)), out.step, pre.dtype)
 
     def _frac(self, node: FoldedNode) -> Tensor | None:
         """Return the fraction bits [1] of a node's output; None in a model without integer form."""
@@ -348,7 +338,7 @@ class QatModel(nn.Module):
                 tables[node.name] = build_table(node.activation, argument, formats[node.name], self.config)
             if isinstance(node, FoldedConv):
                 x_frac = torch.tensor([formats[node.inputs[0]].frac], dtype=torch.int32)
-                convs[node.name] = self._conv(node).codes(x_frac, self._limits(node, x_frac))
+                convs[node.name] = self.conv(node.name).codes(x_frac, self._limits(node, x_frac))
         return QuantPlan(self.config, formats, convs, tables)
 
     def conv(self, name: str) -> QatConv:
@@ -371,9 +361,6 @@ class QatModel(nn.Module):
 
     def _argument(self, node: FoldedNode) -> Quantiser:
         return cast(Quantiser, self.arguments[_key(node.name)])
-
-    def _conv(self, node: FoldedNode) -> QatConv:
-        return self.conv(node.name)
 
 
 def _key(name: str) -> str:
