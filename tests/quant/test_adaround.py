@@ -70,7 +70,7 @@ def test_each_layer_gains_on_other_images(activation):
     model = make_net(cfg.text())
     (_, layer), simulation = layers_of(model, FOUR, make_images(model, 16))
     codes = simulation.plan.convs["conv_1"]
-    found = round_layer(layer, simulation, codes, AdaRoundConfig(iterations=300, patches=2048))
+    _, found = round_layer(layer, simulation, codes, AdaRoundConfig(iterations=300, patches=2048))
     (_, other), _ = layers_of(model, FOUR, make_images(model, 6, seed=7))
     errors = [output_error(other, simulation, weight, codes.w_frac) for weight in (codes.weight, found)]
     assert errors[1] < 0.95 * errors[0]
@@ -90,7 +90,7 @@ def test_a_small_layer_comes_close_to_the_best_of_all_roundings():
     model = make_net(cfg.text())
     (_, layer), simulation = layers_of(model, replace(FOUR, w_observer=Observer.MAX), make_images(model, 8))
     codes = simulation.plan.convs["conv_1"]
-    found = round_layer(layer, simulation, codes, AdaRoundConfig(iterations=500, patches=512))
+    _, found = round_layer(layer, simulation, codes, AdaRoundConfig(iterations=500, patches=512))
     scaled = np.ldexp(layer.node.weight, codes.w_frac.reshape(-1, 1, 1, 1))
     down, up = np.floor(scaled), np.minimum(np.ceil(scaled), 7)
     choices = np.array(np.meshgrid(*[[0, 1]] * 8)).reshape(8, -1).T

@@ -8,7 +8,7 @@ from support.networks import CfgWriter
 from support.random_net import BLOCKS, make_images, make_net, net_cfg
 
 from yolo_hw.quant import fold_model
-from yolo_hw.quant.equalise import activation_exponents, scale_channels
+from yolo_hw.quant.equalise import activation_exponents, powers_of_two, scale_channels
 from yolo_hw.quant.execute import float_parameters, run_folded
 from yolo_hw.quant.folded import FoldedConv
 
@@ -26,7 +26,7 @@ def equalised(model, strength):
     """Return the graph before and after, and the maps of both."""
     graph, images = fold_model(model), make_images(model)
     before = run_float64(graph, images)
-    other = scale_channels(graph, activation_exponents(graph, channel_ranges(before), strength))
+    other = scale_channels(graph, powers_of_two(activation_exponents(graph, channel_ranges(before), strength)))
     return graph, other, before, run_float64(other, images)
 
 
