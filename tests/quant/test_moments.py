@@ -94,7 +94,7 @@ def test_means_of_a_trained_network_come_back_without_images(equalise):
     images = parts_images(model, 4)
     drifts = {}
     for corrected in (False, True):
-        config = replace(BY_NORM, w_bits=4, a_bits=16, equalise=equalise, bias_correction=corrected)
+        config = replace(BY_NORM, w_bits=5, a_bits=16, equalise=equalise, bias_correction=corrected)
         calibrated = calibrate(fold_model(model), [images], config, None, batch_norm_moments(trace_darknet(model)))
         drifts[corrected] = head_drift(model, calibrated)
     assert drifts[True] < 0.75 * drifts[False]

@@ -38,15 +38,23 @@ _CELLS = 1 << (8 + MANTISSA_BITS)
 
 
 class Magnitudes:
-    """How often each magnitude occurs, in cells of equal relative width; needs no range beforehand."""
+    """How often each magnitude occurs, in cells of equal relative width; needs no range beforehand.
+
+    Attributes:
+        counts: Values of every cell; the first one holds zeros and what is below 2**-131.
+        largest: The largest magnitude.
+    """
 
     def __init__(self) -> None:
         """Start without values."""
         self.counts = np.zeros(_CELLS)
+        self.largest = 0.0
 
     def update(self, x: Tensor) -> None:
         """Take in one more batch, float32 of any shape."""
-        cells = x.abs().contiguous().view(torch.int32).flatten() >> _DROPPED_BITS
+        magnitudes = x.abs().contiguous()
+        self.largest = max(self.largest, float(magnitudes.max()))
+        cells = magnitudes.view(torch.int32).flatten() >> _DROPPED_BITS
         self.counts += torch.bincount(cells, minlength=_CELLS).numpy()
 
     def summary(self) -> tuple[Float64Array, Float64Array]:
@@ -85,12 +93,12 @@ def _noise(values: Magnitudes, group: FormatGroup, config: QuantConfig) -> Float
     if not len(magnitude):
         return np.zeros(FACTORS)
     fmt = FixedPoint(group.bits, 0, group.signed)
-    coarsest = np.floor(np.log2(fmt.hi / magnitude[-1])) - 1
+    coarsest = np.floor(np.log2(fmt.hi / values.largest)) - 1
     step = 2.0 ** -(coarsest + np.arange(OCTAVES + 1)[:, None] + np.arange(FACTORS) / FACTORS)  # [octave, factor]
     over = np.maximum(magnitude - fmt.hi * step[..., None], 0)
     inside = np.minimum(step[..., None] ** 2 / 12, magnitude**2)
     noise = (np.where(over > step[..., None] / 2, over**2, inside) * share).sum(-1)
-    limit = _least_range(magnitude, share, config)
+    limit = _least_range(values, config)
     if limit is None:
         chosen = noise.min(0)
     else:  # the finest step with this range
@@ -99,12 +107,12 @@ def _noise(values: Magnitudes, group: FormatGroup, config: QuantConfig) -> Float
     return np.asarray(chosen / (magnitude**2 * share).sum(), np.float64)
 
 
-def _least_range(magnitude: Float64Array, share: Float64Array, config: QuantConfig) -> float | None:
+def _least_range(values: Magnitudes, config: QuantConfig) -> float | None:
     """Return the magnitude that the observer wants inside the range, None if it weighs errors."""
     if config.a_observer is Observer.MAX or config.overflow is Overflow.WRAP:
-        return float(magnitude[-1])
+        return values.largest
     if config.a_observer is Observer.PERCENTILE:
-        clipped = 1 - config.percentile / 100
-        beyond = share[::-1].cumsum()[::-1] - share  # share of larger magnitudes
-        return float(magnitude[np.flatnonzero(beyond <= clipped)[0]])
+        below = values.counts.cumsum() / values.counts.sum()
+        end = int(np.flatnonzero(below >= config.percentile / 100)[0]) + 1 << _DROPPED_BITS
+        return min(float(np.int32(end).view(np.float32)), values.largest)
     return None
