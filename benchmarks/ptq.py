@@ -92,20 +92,29 @@ def main(work: Path, only: str, images: int | None) -> None:
         case = replace(case, dataset=dataset, calibration=[stacked[i : i + 8] for i in range(0, len(stacked), 8)])
     work.mkdir(parents=True, exist_ok=True)
     check_settings(work, {"images": images})
-    rows, wanted = [], 0
-    for name, make in candidates(case):
-        path = work / f"{re.sub('[^a-z0-9.]+', '-', name.lower())}.json"
-        if fnmatch.fnmatchcase(name, only):
-            wanted += 1
-            try:
-                once(path, lambda name=name, make=make: row_of(name, make(), case))  # type: ignore[misc]
-            except PeerMissingError as error:
-                rows.append({"candidate": name, "missing": str(error)})
+    missing: dict[str, Row] = {}
+    chosen = [(name, make) for name, make in candidates(case) if fnmatch.fnmatchcase(name, only)]
+    if not chosen:
+        known = ", ".join(name for name, _ in candidates(case))
+        raise click.UsageError(f"--only: no candidate matches '{only}'; there are {known}")
+    for name, make in chosen:
+        try:
+            once(row_file(work, name), lambda name=name, make=make: row_of(name, make(), case))  # type: ignore[misc]
+        except PeerMissingError as error:
+            missing[name] = {"candidate": name, "missing": str(error)}
+    rows = []
+    for name, _ in candidates(case):
+        path = row_file(work, name)
         if path.exists():
             rows.append(json.loads(path.read_text("utf-8")))
-    if not wanted:
-        raise click.UsageError(f"--only: no candidate matches '{only}'; there are {', '.join(OURS)} and others")
+        elif name in missing:
+            rows.append(missing[name])
     save_result("ptq", "python -m benchmarks.ptq WORK", rows, RESULTS if images is None else work)
+
+
+def row_file(work: Path, name: str) -> Path:
+    """Return where the row of a candidate is kept."""
+    return work / f"{re.sub('[^a-z0-9.]+', '-', name.lower()).strip('-')}.json"
 
 
 def row_of(name: str, runner: HeadRunner, case: Case) -> Row:
