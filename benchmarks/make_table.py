@@ -24,6 +24,7 @@ PAGES = (
     ROOT / "README.md",
     ROOT / "docs" / "results.md",
     ROOT / "docs" / "mixed_precision.md",
+    ROOT / "docs" / "ptq.md",
     ROOT / "docs" / "targets.md",
     ROOT / "docs" / "results" / "bccd.md",
     ROOT / "docs" / "results" / "seed_rows.md",
@@ -91,6 +92,18 @@ def targets() -> str:
     ]
     head = ("target", "bits w/a", "moved tensors + weights", "added noise, dB below a layer's signal", "heads, dB")
     return table((*head, "AP50, %", "AP50:95, %"), rows)
+
+
+def ptq() -> str:
+    """Observers, corrections and other libraries."""
+    rows = []
+    for row in _load("ptq")["rows"]:
+        if "missing" in row:
+            rows.append((row["candidate"], f"not measured: {row['missing']}", "", ""))
+            continue
+        heads = ", ".join("exact" if value is None else f"{value:.1f}" for value in row["heads_db"])
+        rows.append((row["candidate"], heads, _percent(row["ap50"]), _percent(row["ap"])))
+    return table(("candidate", "heads, dB", "AP50, %", "AP50:95, %"), rows)
 
 
 def memory() -> str:
@@ -235,6 +248,7 @@ TABLES: dict[str, Callable[[], str]] = {
             accuracy,
             observers,
             targets,
+            ptq,
             memory,
             engine_memory,
             input_pipeline,

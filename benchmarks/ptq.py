@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """All observers and corrections of post-training quantisation, beside other libraries' own static quantisation.
 
-Yolo-Fastest-1.1, calibrated on 48 images of COCO train2017, AP on 128 other images of COCO val2017; all candidates get
-the same images, resizing, decoding and metric. ``python -m benchmarks.ptq [--images N] [--only GLOB]`` measures a part;
-rows of earlier runs on as many images stay, so that a long run can be made in pieces.
+``python -m benchmarks.ptq WORK``: Yolo-Fastest-1.1, calibrated on 48 images of COCO train2017, measured on 128 of
+val2017. All candidates get the same images, resizing, decoding and metric; besides AP the signal-to-noise ratio of the
+raw heads on the measured images. WORK keeps every row, so a study that broke off goes on; a trial with fewer images
+leaves its results there.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import json
+import re
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +23,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from benchmarks.bccd import Row, once
+from benchmarks.bccd_qat import check_settings
 from benchmarks.measure import PeerMissingError
 from benchmarks.networks import Case, real_case
 from benchmarks.peers import library
-from benchmarks.record import RESULTS, Row, save_result
+from benchmarks.record import RESULTS, save_result
 from yolo_hw.evaluate import FloatRunner, HeadRunner, IntRunner
 from yolo_hw.evaluate.onnx_runner import OnnxRunner
 from yolo_hw.interop.onnx_float import float_model
@@ -40,6 +43,7 @@ from yolo_hw.quant import (
     lower_graph,
     quantise_model,
 )
+from yolo_hw.quant.layer_statistics import Likeness
 from yolo_hw.quant.ptq_search import search_ptq
 
 PIXEL_SCALE = 1 / 256
@@ -76,41 +80,70 @@ OURS: dict[str, QuantConfig] = {
 ORT_METHODS = ("MinMax", "Entropy", "Percentile")
 
 
-def main(results: Path) -> None:
-    """Measure everything; write ptq.json to the folder `results`."""
-    measure_all(results, "*", None)
-
-
 @click.command()
-@click.option("--images", type=click.IntRange(1), help="Evaluate on the first N images only, calibrate on N, too.")
+@click.argument("work", type=click.Path(path_type=Path))
 @click.option("--only", default="*", show_default=True, help="Glob of the candidates to measure.")
-@click.option("--results", default=RESULTS, type=click.Path(path_type=Path), help="Folder of ptq.json.")
-def command(images: int | None, only: str, results: Path) -> None:
-    """Measure some or all candidates."""
-    measure_all(results, only, images)
-
-
-def measure_all(results: Path, only: str, images: int | None) -> None:
-    """Measure the candidates that match `only`; write after each."""
+@click.option("--images", type=click.IntRange(1), help="Calibrate and measure on the first so many images only.")
+def main(work: Path, only: str, images: int | None) -> None:
+    """Measure the candidates that WORK does not hold yet; write all it holds."""
     case = real_case("yolo-fastest", "yolo-fastest-1.1", "coco.names")
     if images is not None:
         dataset = replace(case.dataset, items=case.dataset.items[:images])
         stacked = np.concatenate(case.calibration)[:images]
         case = replace(case, dataset=dataset, calibration=[stacked[i : i + 8] for i in range(0, len(stacked), 8)])
-    rows = _earlier(results / "ptq.json", len(case.dataset))
-    for name, make in candidates(case):
-        if not fnmatch.fnmatchcase(name, only):
-            continue
-        start = time.perf_counter()
-        row: Row = {"candidate": name, "images": len(case.dataset)}
+    work.mkdir(parents=True, exist_ok=True)
+    check_settings(work, {"images": images})
+    missing: dict[str, Row] = {}
+    chosen = [(name, make) for name, make in candidates(case) if fnmatch.fnmatchcase(name, only)]
+    if not chosen:
+        known = ", ".join(name for name, _ in candidates(case))
+        raise click.UsageError(f"--only: no candidate matches '{only}'; there are {known}")
+    for name, make in chosen:
         try:
-            found = case.measure(make())
-            row |= {"ap50": found.ap50, "ap": found.ap, "seconds": round(time.perf_counter() - start, 1)}
+            once(row_file(work, name), lambda name=name, make=make: row_of(name, make(), case))  # type: ignore[misc]
         except PeerMissingError as error:
-            row["missing"] = str(error)
-        rows[name] = row
-        print(row, flush=True)
-        save_result("ptq", "python -m benchmarks.ptq", list(rows.values()), results)
+            missing[name] = {"candidate": name, "missing": str(error)}
+    rows = []
+    for name, _ in candidates(case):
+        path = row_file(work, name)
+        if path.exists():
+            rows.append(json.loads(path.read_text("utf-8")))
+        elif name in missing:
+            rows.append(missing[name])
+    save_result("ptq", "python -m benchmarks.ptq WORK", rows, RESULTS if images is None else work)
+
+
+def row_file(work: Path, name: str) -> Path:
+    """Return where the row of a candidate is kept."""
+    return work / f"{re.sub('[^a-z0-9.]+', '-', name.lower()).strip('-')}.json"
+
+
+def row_of(name: str, runner: HeadRunner, case: Case) -> Row:
+    """Measure a candidate."""
+    compared = _Compared(runner, FloatRunner(case.model))
+    found = case.measure(compared)
+    return {"candidate": name, "heads_db": compared.heads_db, "ap50": found.ap50, "ap": found.ap}
+
+
+class _Compared:
+    """A `HeadRunner` that measures how far the raw heads are from another's while it runs."""
+
+    def __init__(self, runner: HeadRunner, reference: HeadRunner) -> None:
+        self.runner, self.reference = runner, reference
+        self.input_shape, self.heads = runner.input_shape, runner.heads
+        self.likeness = [Likeness() for _ in self.heads]
+
+    def run(self, images: npt.NDArray[np.uint8]) -> list[torch.Tensor]:
+        """See `HeadRunner.run`."""
+        found = self.runner.run(images)
+        for likeness, x, y in zip(self.likeness, self.reference.run(images), found, strict=True):
+            likeness.update(x, y)
+        return found
+
+    @property
+    def heads_db(self) -> list[float | None]:
+        """Signal to noise of every head; None without noise."""
+        return [round(head.sqnr_db, 2) if head.noise else None for head in self.likeness]
 
 
 def candidates(case: Case) -> Iterator[tuple[str, Callable[[], HeadRunner]]]:
@@ -192,13 +225,5 @@ def _floats(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.float32) * np.float32(PIXEL_SCALE)
 
 
-def _earlier(path: Path, images: int) -> dict[str, Row]:
-    """Return the rows of an earlier run on as many images, by candidate."""
-    if not path.is_file():
-        return {}
-    rows = json.loads(path.read_text("utf-8"))["rows"]
-    return {row["candidate"]: row for row in rows if row["images"] == images}
-
-
 if __name__ == "__main__":
-    command()
+    main()

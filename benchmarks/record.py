@@ -19,7 +19,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 DATA = Path(os.environ.get("YOLO_HW_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 """Real networks and images; see docs/results.md."""
 
-LIBRARIES = "torch numpy brevitas onnx onnxruntime openvino deepsparse torch-pruning".split()
+LIBRARIES = "torch numpy brevitas onnx onnxruntime openvino nncf deepsparse torch-pruning".split()
 
 Row = dict[str, Any]
 

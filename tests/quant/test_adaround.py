@@ -14,6 +14,7 @@ from yolo_hw.errors import QuantError
 from yolo_hw.fixedpoint import FixedPoint, Overflow
 from yolo_hw.quant import AdaRoundConfig, Observer, QuantConfig, calibrate, fold_model
 from yolo_hw.quant.adaround import Patches, round_layer, sample_patches
+from yolo_hw.quant.bias_correction import mean_drift
 from yolo_hw.quant.execute import ConvParameters, float_finish, raw_result
 from yolo_hw.quant.folded import FoldedConv
 from yolo_hw.quant.paired import Layer, adopt_codes, revise_layers
@@ -70,10 +71,42 @@ def test_each_layer_gains_on_other_images(activation):
     model = make_net(cfg.text())
     (_, layer), simulation = layers_of(model, FOUR, make_images(model, 16))
     codes = simulation.plan.convs["conv_1"]
-    found = round_layer(layer, simulation, codes, AdaRoundConfig(iterations=300, patches=2048))
+    _, found = round_layer(layer, simulation, codes, AdaRoundConfig(iterations=300, patches=2048))
     (_, other), _ = layers_of(model, FOUR, make_images(model, 6, seed=7))
     errors = [output_error(other, simulation, weight, codes.w_frac) for weight in (codes.weight, found)]
     assert errors[1] < 0.95 * errors[0]
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+@pytest.mark.parametrize("correct_means", [False, True])
+def test_no_channel_is_worse_on_the_images_that_judge(monkeypatch, wrong, correct_means):
+    """Not where the search sees next to nothing or takes the farther code of all; the layer handed on has the codes."""
+    if wrong:
+        farther = lambda _problem, _patches, choice, _options: (choice[3] == choice[0]).float()  # noqa: E731
+        monkeypatch.setattr("yolo_hw.quant.adaround._search", farther)
+    model = make_net(net_cfg(["leaky", "mish", "depthwise"]))
+    layers, simulation = layers_of(model, FOUR, make_images(model, 8))
+    hasty = AdaRoundConfig(iterations=40, patches=4, batch=4)
+    moved = kept = 0
+    for given in layers:
+        codes = simulation.plan.convs[given.node.name]
+        layer = given.shifted(mean_drift(given)) if correct_means else given
+        found, weight = round_layer(layer, simulation, codes, hasty, correct_means=correct_means)
+        before, after = (held_out_errors(part, simulation) for part in (layer, found))
+        changed = (weight != codes.weight).reshape(len(weight), -1).any(1)
+        assert (after[changed] < before[changed]).all()
+        assert (after[~changed] == before[~changed]).all()
+        real = torch.from_numpy(np.ldexp(weight.astype(float), -codes.w_frac.reshape(-1, 1, 1, 1))).float()
+        assert torch.equal(found.parameters.weight, real)
+        torch.testing.assert_close(found.found, found.revised(found.parameters).found, rtol=1e-4, atol=1e-5)
+        moved, kept = moved + int(changed.sum()), kept + int((~changed).sum())
+    assert kept > moved if wrong else moved > 0
+
+
+def held_out_errors(layer, simulation):
+    """Mean squared errors of the channels on the last quarter of eight images."""
+    error = simulation.finish(layer.node, layer.found[6:]) - float_finish(layer.node, layer.wanted[6:])
+    return (error**2).mean((0, 2, 3)).numpy()
 
 
 def output_error(layer, simulation, weight, w_frac):
@@ -90,7 +123,7 @@ def test_a_small_layer_comes_close_to_the_best_of_all_roundings():
     model = make_net(cfg.text())
     (_, layer), simulation = layers_of(model, replace(FOUR, w_observer=Observer.MAX), make_images(model, 8))
     codes = simulation.plan.convs["conv_1"]
-    found = round_layer(layer, simulation, codes, AdaRoundConfig(iterations=500, patches=512))
+    _, found = round_layer(layer, simulation, codes, AdaRoundConfig(iterations=500, patches=512))
     scaled = np.ldexp(layer.node.weight, codes.w_frac.reshape(-1, 1, 1, 1))
     down, up = np.floor(scaled), np.minimum(np.ceil(scaled), 7)
     choices = np.array(np.meshgrid(*[[0, 1]] * 8)).reshape(8, -1).T

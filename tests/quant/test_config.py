@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options of post-training quantisation: overrides and values out of range."""
 
-from dataclasses import replace
+import importlib
+import pkgutil
+import sys
+from dataclasses import is_dataclass, replace
+from enum import Enum
+from typing import get_type_hints
 
 import pytest
 
+import yolo_hw.quant
 from yolo_hw.errors import QuantError
 from yolo_hw.fixedpoint import Overflow, Rounding
 from yolo_hw.intgraph import NumericContract
@@ -118,3 +124,48 @@ def test_the_default_slope_rounds_like_a_tenth_on_every_negative_byte():
     for code in range(-128, 0):
         exact = (2 * code + 10) // 20  # floor(code / 10 + 1/2)
         assert (code * slope.mul + (1 << (slope.shift - 1))) >> slope.shift == exact
+
+
+def config_classes():
+    """Return the dataclasses of `yolo_hw.quant` called ...Config, and the names of their enum fields."""
+    for info in pkgutil.walk_packages(yolo_hw.quant.__path__, "yolo_hw.quant."):
+        importlib.import_module(info.name)
+    modules = [module for name, module in sorted(sys.modules.items()) if name.startswith("yolo_hw.quant.")]
+    found = {
+        kind
+        for module in modules
+        for kind in vars(module).values()
+        if isinstance(kind, type) and is_dataclass(kind) and kind.__module__ == module.__name__
+    }
+    return [
+        (kind, name, hint)
+        for kind in sorted(found, key=lambda kind: kind.__name__)
+        if kind.__name__.endswith("Config")
+        for name, hint in get_type_hints(kind).items()
+        if isinstance(hint, type) and issubclass(hint, Enum)
+    ]
+
+
+ENUM_FIELDS = config_classes()
+
+
+def test_every_config_with_enums_is_seen():
+    assert {kind.__name__ for kind, _, _ in ENUM_FIELDS} == {"QuantConfig", "QatConfig", "SensitivityConfig"}
+    assert len(ENUM_FIELDS) >= 10
+
+
+@pytest.mark.parametrize(("kind", "field", "enum"), ENUM_FIELDS, ids=[f"{k.__name__}.{f}" for k, f, _ in ENUM_FIELDS])
+def test_plain_words_are_members_and_other_words_are_refused(kind, field, enum):
+    for member in enum:
+        assert getattr(kind(**{field: member.value}), field) is member
+        assert kind(**{field: member.value}) == kind(**{field: member})
+    known = ", ".join(member.value for member in enum)
+    with pytest.raises(QuantError, match=f"{field} must be one of {known}, got 'other'"):
+        kind(**{field: "other"})
+
+
+def test_a_misspelt_word_is_corrected():
+    with pytest.raises(QuantError, match=r"equalise_by must be one of .*got 'weight'; did you mean 'weights'"):
+        QuantConfig(equalise_by="weight")
+    with pytest.raises(QuantError, match=r"a_observer must be one of .*got 'None'"):
+        QuantConfig(a_observer=None)

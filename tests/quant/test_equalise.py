@@ -8,7 +8,7 @@ from support.networks import CfgWriter
 from support.random_net import BLOCKS, make_images, make_net, make_uneven, net_cfg, run_float64
 
 from yolo_hw.quant import fold_model
-from yolo_hw.quant.equalise import activation_exponents, scale_channels
+from yolo_hw.quant.equalise import activation_exponents, activation_factors, powers_of_two, scale_channels
 from yolo_hw.quant.folded import FoldedConv
 
 
@@ -20,7 +20,7 @@ def equalised(model, strength):
     """Return the graph before and after, and the maps of both."""
     graph, images = fold_model(model), make_images(model)
     before = run_float64(graph, images)
-    other = scale_channels(graph, activation_exponents(graph, channel_ranges(before), strength))
+    other = scale_channels(graph, powers_of_two(activation_exponents(graph, channel_ranges(before), strength)))
     return graph, other, before, run_float64(other, images)
 
 
@@ -85,3 +85,21 @@ def test_outputs_and_dead_channels_are_left_alone():
         model.block("conv_0").bn.bias.zero_()
     graph, other, _, _ = equalised(model, 1.0)
     assert not changed_convs(graph, other)
+
+
+@pytest.mark.parametrize("depthwise", [True, False])
+def test_factors_of_any_size_close_the_distance_exactly(depthwise):
+    cfg = CfgWriter(8, 8)
+    cfg.conv(6, 3)
+    cfg.conv(6, 3, groups=6 if depthwise else 1, activation="linear")
+    cfg.yolo([0], 1, "1,2")
+    model = make_uneven(make_net(cfg.text()))
+    graph, images = fold_model(model), make_images(model)
+    before = run_float64(graph, images)
+    ranges = channel_ranges(before)
+    other = scale_channels(graph, activation_factors(graph, ranges, 0.5))
+    after = run_float64(other, images)
+    largest = ranges["conv_0"]
+    wanted = np.full(6, largest.max()) if depthwise else np.sqrt(largest * largest.max())
+    np.testing.assert_allclose(channel_ranges(after)["conv_0"], wanted, rtol=1e-6)
+    torch.testing.assert_close(before["conv_2"], after["conv_2"], rtol=1e-10, atol=1e-12)

@@ -12,7 +12,7 @@ from yolo_hw import assets
 from yolo_hw.nn.darknet import load_darknet
 from yolo_hw.quant import EqualiseBy, QuantConfig, calibrate, fold_model
 from yolo_hw.quant.absorb_bias import absorb_biases
-from yolo_hw.quant.equalise import scale_channels, scale_groups, weight_exponents
+from yolo_hw.quant.equalise import powers_of_two, scale_channels, scale_groups, weight_exponents
 from yolo_hw.quant.execute import run_folded
 
 
@@ -39,7 +39,7 @@ def unmoved(graph):
 def test_the_function_stays_the_same_bit_by_bit(block):
     model = make_uneven(make_net(net_cfg([block])), 4.0, 7)
     graph, images = fold_model(model), make_images(model)
-    other = scale_channels(graph, weight_exponents(graph))
+    other = scale_channels(graph, powers_of_two(weight_exponents(graph)))
     before, after = run_float64(graph, images), run_float64(other, images)
     for name, _ in graph.outputs:
         assert torch.equal(before[name], after[name])
@@ -52,7 +52,7 @@ def test_trained_networks_keep_their_function_and_converge(name):
     model = load_darknet(*files)
     graph, images = fold_model(model), make_images(model, 1)
     exponents = weight_exponents(graph)
-    other = scale_channels(graph, exponents)
+    other = scale_channels(graph, powers_of_two(exponents))
     before, after = run_float64(graph, images), run_float64(other, images)
     for output, _ in graph.outputs:
         assert torch.equal(before[output], after[output])
@@ -67,7 +67,7 @@ def test_both_sides_end_within_a_factor_of_two(activation, groups):
     axis = 0 if groups == 6 else 1
     gap = np.log2(precisions(graph, "conv_0", 0) / precisions(graph, "conv_1", axis))
     assert np.abs(gap).max() > 3
-    graph = scale_channels(graph, weight_exponents(graph))
+    graph = scale_channels(graph, powers_of_two(weight_exponents(graph)))
     gap = np.log2(precisions(graph, "conv_0", 0) / precisions(graph, "conv_1", axis))
     assert np.abs(gap).max() <= 1
 
@@ -90,7 +90,7 @@ def test_the_factors_are_those_of_the_paper_rounded():
 def test_per_tensor_weights_gain():
     """A network whose channels were pulled apart without changing its function gets its accuracy back."""
     model = pair()
-    apart = scale_channels(fold_model(model), {"conv_0": -np.arange(6)})
+    apart = scale_channels(fold_model(model), powers_of_two({"conv_0": -np.arange(6)}))
     images, held_out = make_images(model), make_images(model, seed=5)
     wanted = run_float64(apart, held_out)["conv_2"]
     errors = []

@@ -12,7 +12,8 @@ eq. 25), f the activation, and :math:`\hat f` what the datapath computes after t
 included, differentiated straight through. A convolution's output channels share no weight, so each one's error is
 measured against its own under rounding to nearest; with that :math:`\lambda` needs no tuning to a layer's scale.
 
-A channel takes the result only if it is better than nearest on positions of images that took no part.
+A channel takes the result only if it is better than nearest, each with the bias that it will have, on all positions of
+images that took no part; so no layer's error on them ever rises.
 
 Reference:
     Nagel et al., "Up or Down? Adaptive Rounding for Post-Training Quantization", ICML 2020.
@@ -84,11 +85,8 @@ def adaround(
         start = layer.parameters.bias
         layer = layer.shifted(mean_drift(layer)) if correct_means else layer
         codes = plan.convs[layer.node.name]
-        weight = round_layer(layer, simulation, codes, options)
+        layer, weight = round_layer(layer, simulation, codes, options, correct_means=correct_means)
         chosen[layer.node.name] = replace(codes, weight=weight)
-        real = torch.from_numpy(np.ldexp(weight.astype(np.float64), -codes.w_frac.reshape(-1, 1, 1, 1))).float()
-        layer = layer.revised(ConvParameters(real, layer.parameters.bias))
-        layer = layer.shifted(mean_drift(layer)) if correct_means else layer
         drifts[layer.node.name] = (layer.parameters.bias - start).double().numpy()
         return layer
 
@@ -116,29 +114,46 @@ class Patches:
         return Patches(self.inputs[:, start : start + size], self.wanted[:, start : start + size])
 
 
-def round_layer(layer: Layer, simulation: Simulation, codes: ConvCodes, options: AdaRoundConfig) -> IntArray:
-    """Return the weight codes [K, C / groups, R, S] of one layer.
+def round_layer(
+    layer: Layer, simulation: Simulation, codes: ConvCodes, options: AdaRoundConfig, *, correct_means: bool = False
+) -> tuple[Layer, IntArray]:
+    """Choose the rounding of one layer's weights.
 
     Args:
-        layer: The layer with its bias as it will be while its weights are chosen.
+        layer: The layer rounded to nearest, with its bias as it will be while its weights are chosen.
         simulation: Gives what follows the sum.
         codes: w_frac, and the codes of rounding to nearest.
         options: How to search.
+        correct_means: Correct the biases for the chosen weights.
+
+    Returns:
+        The layer with the weights and biases chosen, and the weights' codes [K, C / groups, R, S].
     """
     node = layer.node
     generator = torch.Generator().manual_seed(options.seed ^ zlib.crc32(node.name.encode()))
     lower, upper, rest = _choices(node, codes, simulation)
     nearest = _grouped(torch.from_numpy(codes.weight).float(), node.groups)
     if not bool((upper > lower).any()):
-        return codes.weight
-    search, judge = (sample_patches(layer, part, options.patches, generator) for part in _split(len(layer.inputs)))
+        return layer, codes.weight
+    searched, held_out = _split(len(layer.inputs))
     problem = _Problem(node, simulation, layer.parameters.bias, codes.w_frac)
-    share = _search(problem, search, (lower, upper, rest, nearest), options)
+    patches = sample_patches(layer, searched, options.patches, generator)
+    share = _search(problem, patches, (lower, upper, rest, nearest), options)
     found = torch.where(share > 0.5, upper, lower)
+    real = (found * problem.step).reshape(node.weight.shape)
+    other = layer.revised(ConvParameters(real, layer.parameters.bias))
+    other = other.shifted(mean_drift(other)) if correct_means else other
+    better = _channel_errors(other, simulation, held_out) < _channel_errors(layer, simulation, held_out)
+    weight = torch.where(better.reshape(-1, 1, 1, 1), found.reshape(node.weight.shape), torch.from_numpy(codes.weight))
+    return layer.mixed(other, better), np.asarray(weight.numpy().astype(np.int64))
+
+
+def _channel_errors(layer: Layer, simulation: Simulation, images: range) -> Tensor:
+    """Return the mean squared error of every channel's output on some images, [K]."""
+    part = slice(images.start, images.stop)
     with torch.no_grad():
-        better = problem.errors(found, judge) < problem.errors(nearest, judge)
-    chosen = torch.where(better[:, :, None], found, nearest)
-    return np.asarray(chosen.reshape(node.weight.shape).numpy().astype(np.int64))
+        found = simulation.finish(layer.node, layer.found[part])
+        return (found - float_finish(layer.node, layer.wanted[part])).square().mean((0, 2, 3))
 
 
 class _Problem:
@@ -176,7 +191,7 @@ def _search(
         reference = problem.errors(nearest, patches)
         scale = torch.where(reference > 0, 1 / reference, 0.0) / reference.numel()
     v = torch.logit((rest - GAMMA) / (ZETA - GAMMA)).requires_grad_()
-    optimiser = torch.optim.Adam([v], options.learning_rate)
+    optimiser = torch.optim.Adam([v], options.learning_rate, fused=True)
     warm = int(WARM_UP * options.iterations)
     for i in range(options.iterations):
         h = _rectified_sigmoid(v)

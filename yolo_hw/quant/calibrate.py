@@ -25,8 +25,17 @@ from yolo_hw.quant import folded as G
 from yolo_hw.quant.absorb_bias import absorb_biases
 from yolo_hw.quant.config import CorrectBy, EqualiseBy, Observer, QuantConfig
 from yolo_hw.quant.corrections import correct_rounding
-from yolo_hw.quant.equalise import Exponents, activation_exponents, scale_channels, weight_exponents
+from yolo_hw.quant.equalise import (
+    Exponents,
+    Factors,
+    activation_exponents,
+    activation_factors,
+    powers_of_two,
+    scale_channels,
+    weight_exponents,
+)
 from yolo_hw.quant.execute import NodeResult, float_parameters, image_tensor, run_folded
+from yolo_hw.quant.fit_ranges import range_factors
 from yolo_hw.quant.folded import Float64Array, FoldedGraph, FoldedNode
 from yolo_hw.quant.groups import FormatGroup, format_groups
 from yolo_hw.quant.legal import Legaliser, LegalReport, cast_image
@@ -122,20 +131,31 @@ def _reshape_channels(
     moments: dict[str, Moments],
     progress: Progress | None,
 ) -> tuple[FoldedGraph, dict[str, Moments]]:
-    """Equalise channels and absorb biases as the options say; return the graph and its moments."""
+    """Equalise channels, absorb biases and fit ranges as the options say; return the graph and its moments."""
     absorbed: dict[str, Float64Array] = {}
-    exponents = equalising_exponents(graph, images, config, progress)
-    graph = scale_channels(graph, exponents)
+    factors: Factors = {}
+    if config.equalise is not None:
+        if config.equalise_by is EqualiseBy.WEIGHTS:
+            factors = powers_of_two(weight_exponents(graph))
+        else:
+            factors = activation_factors(graph, _largest(graph, images, progress), config.equalise)
+        graph = scale_channels(graph, factors)
     if config.absorb_biases:
         floors = {name: lo for name, (lo, _) in _channels(graph, images, progress).items()}
         graph, absorbed = absorb_biases(graph, floors)
-    return graph, changed_moments(moments, exponents, absorbed)
+    moments = changed_moments(moments, factors, absorbed)
+    if config.equalise is not None:
+        factors = range_factors(graph, _run(graph, images, "steps", progress), config)
+        graph, moments = scale_channels(graph, factors), changed_moments(moments, factors, {})
+    return graph, moments
 
 
 def equalising_exponents(
     graph: FoldedGraph, images: list[ImageBatch], config: QuantConfig, progress: Progress | None = None
 ) -> Exponents:
     """Return the powers of two with which the options even the channels of a graph; none where they are not to be.
+
+    For a network that is trained further: its weights stay exact, and fits its steps itself.
 
     Args:
         graph: The folded network.
@@ -147,8 +167,12 @@ def equalising_exponents(
         return {}
     if config.equalise_by is EqualiseBy.WEIGHTS:
         return weight_exponents(graph)
-    largest = {name: np.maximum(-lo, hi) for name, (lo, hi) in _channels(graph, images, progress).items()}
-    return activation_exponents(graph, largest, config.equalise)
+    return activation_exponents(graph, _largest(graph, images, progress), config.equalise)
+
+
+def _largest(graph: FoldedGraph, images: list[ImageBatch], progress: Progress | None) -> dict[str, Float64Array]:
+    """Return the largest magnitude of every channel of every node."""
+    return {name: np.maximum(-lo, hi) for name, (lo, hi) in _channels(graph, images, progress).items()}
 
 
 def _make_legal(
@@ -231,7 +255,10 @@ def _run(graph: FoldedGraph, images: list[ImageBatch], stage: str, progress: Pro
     parameters = float_parameters(graph)
     for i, batch in enumerate(images, start=1):
         with torch.inference_mode():
-            yield from run_folded(graph, image_tensor(batch), parameters)
+            for result in run_folded(graph, image_tensor(batch), parameters):
+                if not result.node.moves:
+                    _check_finite(result.node, result.out)
+                yield result
         if progress:
             progress(stage, i, len(images))
 
@@ -242,7 +269,6 @@ def _channels(
     """Return the smallest and the largest value of every channel of every node."""
     found: dict[str, tuple[Float64Array, Float64Array]] = {}
     for node, _, out in _run(graph, images, "channels", progress):
-        _check_finite(node, out)
         lo, hi = (end.double().numpy() for end in (out.amin((0, 2, 3)), out.amax((0, 2, 3))))
         known = found.get(node.name, (lo, hi))
         found[node.name] = np.minimum(known[0], lo), np.maximum(known[1], hi)
@@ -266,7 +292,6 @@ def _measure_ranges(
     for node, pre, out in _run(graph, images, "ranges", progress):
         if node.moves:
             continue
-        _check_finite(node, out)
         ranges.setdefault(node.name, RangeStatistics()).update(out)
         if node.activation not in ARITHMETIC:
             ranges.setdefault(_argument_name(node), RangeStatistics()).update(pre)

@@ -14,6 +14,7 @@ from yolo_hw.fixedpoint import Overflow, Rounding
 from yolo_hw.intgraph.requant import NumericContract
 from yolo_hw.intgraph.target import TargetProfile
 from yolo_hw.intgraph.target_profiles import GENERIC, find_target
+from yolo_hw.quant.enum_fields import convert_enum_fields
 
 BITS = (*range(2, 9), 16)
 """Word lengths of weights and activations."""
@@ -173,9 +174,12 @@ class QuantConfig:
     """Integer form of leaky's slope. Default: the target's, 51 / 2**9 if it has any."""
 
     def __post_init__(self) -> None:
-        for name, allowed in _target_options(self.profile).items():
+        options = _target_options(self.profile)
+        for name, allowed in options.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, allowed[0])
+        convert_enum_fields(self)
+        for name, allowed in options.items():
             if name in ("w_bits", "a_bits"):
                 _check_bits(name, getattr(self, name))
             if self.profile.leaky is not None or name != "leaky":

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Channel equalisation by powers of two: the float function stays the same, the channels' ranges come closer.
+"""Channel equalisation: the float function stays the same, the channels' ranges come closer.
 
 A channel with a range far below the tensor's loses all its precision to the common step. Where every operator
 around a tensor commutes with a positive factor per channel (convolution, add, pools, upsample, leaky, relu),
-the producer's output channel is multiplied by ``2**e`` and the consumers' weights for it by ``2**-e``. Behind a
-depthwise consumer, whose weights have fraction bits per channel, this costs nothing.
+the producer's output channel is multiplied by a factor and the consumers' weights for it divided by the same. Behind a
+depthwise consumer, whose weights have fraction bits per channel, this costs nothing. Weights are rounded afterwards, so
+the factor can be any: a power of two changes no product in float64, any other one no more than its last bits.
 
-Two ways to choose e: `activation_exponents` evens the measured ranges of the maps, `weight_exponents` the ranges of
+Two ways to choose it: `activation_factors` evens the measured ranges of the maps, `weight_exponents` the ranges of
 the weights on both sides of a tensor, without images. `scale_channels` applies either.
 
 Reference:
     Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019, section 4.1;
-    here with factors rounded to powers of two, over whole residual chains.
+    here over whole residual chains, and by powers of two where weights are evened.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ MAX_WEIGHT_EXPONENT = 16
 MAX_SWEEPS = 100
 """Passes over all tensors until weights are even; real networks need about ten."""
 
+Factors = dict[str, Float64Array]
+"""Tensor -> [C] factors above 0."""
 Exponents = dict[str, IntArray]
 """Tensor -> [C] exponents e of the factors 2**e."""
 
@@ -56,10 +59,10 @@ class ScaleGroup:
     consumers: tuple[str, ...]
 
 
-def activation_exponents(graph: FoldedGraph, ranges: dict[str, Float64Array], strength: float) -> Exponents:
-    """Return exponents that bring the channel ranges of every map closer together.
+def activation_factors(graph: FoldedGraph, ranges: dict[str, Float64Array], strength: float) -> Factors:
+    """Return factors that bring the channel ranges of every map closer together.
 
-    For tensors read by depthwise convolutions only, the ranges end within a factor of 2 (dead channels aside).
+    For tensors read by depthwise convolutions only, the ranges end equal (dead channels aside).
 
     Args:
         graph: The folded network.
@@ -67,12 +70,28 @@ def activation_exponents(graph: FoldedGraph, ranges: dict[str, Float64Array], st
         strength: Share of the (logarithmic) distance to the largest channel that is closed behind dense consumers, in
             [0, 1].
     """
+    return {name: np.exp2(rise) for name, rise in _activation_rises(graph, ranges, strength).items()}
+
+
+def activation_exponents(graph: FoldedGraph, ranges: dict[str, Float64Array], strength: float) -> Exponents:
+    """Return the powers of two next below `activation_factors`; the ranges then end within a factor of 2."""
+    rises = _activation_rises(graph, ranges, strength)
+    return {name: np.floor(rise).astype(np.int64) for name, rise in rises.items()}
+
+
+def powers_of_two(exponents: Exponents) -> Factors:
+    """Return the factors ``2**e``."""
+    return {name: np.ldexp(1.0, e) for name, e in exponents.items()}
+
+
+def _activation_rises(graph: FoldedGraph, ranges: dict[str, Float64Array], strength: float) -> Factors:
+    """Return the logarithms of `activation_factors`."""
     nodes = {node.name: node for node in graph.nodes}
-    found: Exponents = {}
+    found: Factors = {}
     for group in scale_groups(graph):
         depthwise = all(_is_depthwise(nodes[name]) for name in group.consumers)
         largest = np.max([ranges[name] for name in group.members], axis=0)
-        found |= dict.fromkeys(group.members, _exponents(largest, depthwise, strength))
+        found |= dict.fromkeys(group.members, _rise(largest, depthwise, strength))
     return found
 
 
@@ -105,26 +124,26 @@ def weight_exponents(graph: FoldedGraph) -> Exponents:
             change = wanted - total[group]
             if change.any():
                 moved, total[group] = True, wanted
-                _scale_group(nodes, group, change)
+                _scale_group(nodes, group, np.ldexp(1.0, change))
         if not moved:
             break
     return {name: total[group] for group in groups for name in group.members}
 
 
-def scale_channels(graph: FoldedGraph, exponents: Exponents) -> FoldedGraph:
-    """Multiply channels by powers of two and divide the weights that read them.
+def scale_channels(graph: FoldedGraph, factors: Factors) -> FoldedGraph:
+    """Multiply channels by factors and divide the weights that read them.
 
-    Before: any graph.  After: tensor t's channel c is ``2**exponents[t][c]`` times what it was.  Changes values: only
-    by these factors, exactly, short of float64's underflow; the outputs stay the same bit by bit.
+    Before: any graph.  After: tensor t's channel c is ``factors[t][c]`` times what it was.  Changes values: only by
+    these factors, powers of two exactly, short of float64's underflow; the outputs then stay the same bit by bit.
 
     Args:
         graph: The folded network.
-        exponents: Of tensors that may be scaled, see `scale_groups`; tensors of one group have the same ones.
+        factors: Of tensors that may be scaled, see `scale_groups`; tensors of one group have the same ones.
     """
     nodes = {node.name: node for node in graph.nodes if isinstance(node, FoldedConv)}
     for group in scale_groups(graph):
-        if group.members[0] in exponents:
-            _scale_group(nodes, group, exponents[group.members[0]])
+        if group.members[0] in factors:
+            _scale_group(nodes, group, factors[group.members[0]])
     return replace(graph, nodes=tuple(nodes.get(node.name, node) for node in graph.nodes))
 
 
@@ -164,24 +183,25 @@ def scale_groups(graph: FoldedGraph) -> list[ScaleGroup]:
     ]
 
 
-def _scale_group(nodes: dict[str, FoldedConv], group: ScaleGroup, exponents: IntArray) -> None:
-    column = exponents.reshape(-1, 1, 1, 1)
+def _scale_group(nodes: dict[str, FoldedConv], group: ScaleGroup, factors: Float64Array) -> None:
+    column = factors.reshape(-1, 1, 1, 1)
     for name in group.producers:
         node = nodes[name]
-        nodes[name] = replace(node, weight=np.ldexp(node.weight, column), bias=np.ldexp(node.bias, exponents))
+        nodes[name] = replace(node, weight=node.weight * column, bias=node.bias * factors)
     for name in group.consumers:
         node = nodes[name]
-        factors = column if node.depthwise else column.reshape(1, -1, 1, 1)
-        nodes[name] = replace(node, weight=np.ldexp(node.weight, -factors))
+        divisors = column if node.depthwise else column.reshape(1, -1, 1, 1)
+        nodes[name] = replace(node, weight=node.weight / divisors)
 
 
-def _exponents(largest: Float64Array, depthwise: bool, strength: float) -> IntArray:
+def _rise(largest: Float64Array, depthwise: bool, strength: float) -> Float64Array:
+    """Return by how many octaves channels grow."""
     top = largest.max()
     if top == 0:
-        return np.zeros(largest.shape, np.int64)
+        return np.zeros(largest.shape)
     distance = np.log2(top / np.maximum(largest, top * 2.0**-MAX_DEPTHWISE_EXPONENT))
     limit = MAX_DEPTHWISE_EXPONENT if depthwise else MAX_DENSE_EXPONENT
-    return np.asarray(np.clip(np.floor(distance * (1.0 if depthwise else strength)), 0, limit), np.int64)
+    return np.asarray(np.clip(distance * (1.0 if depthwise else strength), 0, limit), np.float64)
 
 
 def _precision(weight: Float64Array, axis: int) -> Float64Array:

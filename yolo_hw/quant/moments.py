@@ -25,7 +25,7 @@ import torch
 from yolo_hw.intgraph.graph import INPUT
 from yolo_hw.nn.activations import LEAKY_SLOPE, activate
 from yolo_hw.quant import folded as G
-from yolo_hw.quant.equalise import Exponents
+from yolo_hw.quant.equalise import Factors
 from yolo_hw.quant.execute import raw_result
 from yolo_hw.quant.folded import Float64Array, FoldedConv, FoldedGraph, FoldedNode
 from yolo_hw.quant.source import TracedModel, norm_vectors
@@ -52,19 +52,19 @@ def batch_norm_moments(traced: TracedModel) -> dict[str, Moments]:
 
 
 def changed_moments(
-    moments: dict[str, Moments], exponents: Exponents, absorbed: dict[str, Float64Array]
+    moments: dict[str, Moments], factors: Factors, absorbed: dict[str, Float64Array]
 ) -> dict[str, Moments]:
-    """Return the moments of a graph that was equalised and then had biases absorbed.
+    """Return the moments of a graph whose channels were scaled and that then had biases absorbed.
 
     Args:
         moments: Of the graph before.
-        exponents: What `scale_channels` was given.
+        factors: What `scale_channels` was given.
         absorbed: What `absorb_biases` took from every tensor.
     """
     changed: dict[str, Moments] = {}
     for name, (mean, std) in moments.items():
-        e = exponents.get(name, np.zeros(len(mean), np.int64))
-        changed[name] = Moments(np.ldexp(mean, e) - absorbed.get(name, 0.0), np.ldexp(std, e))
+        factor = factors.get(name, np.ones(len(mean)))
+        changed[name] = Moments(mean * factor - absorbed.get(name, 0.0), std * factor)
     return changed
 
 

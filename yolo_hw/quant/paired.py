@@ -58,6 +58,15 @@ class Layer(NamedTuple):
             parameters=self.parameters._replace(bias=bias), found=self.found + drift.reshape(1, -1, 1, 1)
         )
 
+    def mixed(self, other: Layer, channels: Tensor) -> Layer:
+        """Return the layer with the parameters of `other` in the output channels where `channels` [K] is true."""
+        column = channels.reshape(-1, 1, 1, 1)
+        parameters = ConvParameters(
+            torch.where(column, other.parameters.weight, self.parameters.weight),
+            torch.where(channels, other.parameters.bias, self.parameters.bias),
+        )
+        return self._replace(parameters=parameters, found=torch.where(column[:, :, 0], other.found, self.found))
+
 
 def revise_layers(
     simulation: Simulation,

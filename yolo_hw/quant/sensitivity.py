@@ -21,6 +21,7 @@ from yolo_hw.quant.bit_choices import Roundings, Unit
 from yolo_hw.quant.calibrate import Calibrated, ImageBatch, Progress
 from yolo_hw.quant.config import BITS
 from yolo_hw.quant.curvature import curvature_damages
+from yolo_hw.quant.enum_fields import convert_enum_fields
 from yolo_hw.quant.execute import image_tensor
 from yolo_hw.quant.partial_run import FoldedRunner, bounded_batches, float_maps, outputs_with
 from yolo_hw.search_log import Report, Row, SearchLog, fingerprint, finite, identity_of, no_report
@@ -69,8 +70,10 @@ class SensitivityConfig:
         """Check the options.
 
         Raises:
-            QuantError: A word length does not exist or comes twice, or one of the numbers is out of range.
+            QuantError: A word length does not exist or comes twice, there is no such metric, or one of the numbers is
+                out of range.
         """
+        convert_enum_fields(self)
         for name, given in (("w_bits", self.w_bits), ("a_bits", self.a_bits)):
             if not given or not set(given) <= set(BITS) or len(set(given)) < len(given):
                 raise QuantError(f"sensitivity: {name} must be different ones of {BITS}, got {given}")

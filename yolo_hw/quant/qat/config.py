@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from yolo_hw.errors import QuantError
+from yolo_hw.quant.enum_fields import convert_enum_fields
 
 
 class ScaleMethod(str, Enum):
@@ -95,5 +96,6 @@ class QatConfig:
     """Weight of a batch in the moving average of `ScaleMethod.RANGE` and the two of google, and of float heads."""
 
     def __post_init__(self) -> None:
+        convert_enum_fields(self)
         if not 0 < self.range_momentum <= 1:
             raise QuantError(f"range_momentum must be in (0, 1], got {self.range_momentum}")
