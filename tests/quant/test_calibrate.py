@@ -151,6 +151,6 @@ def test_progress_is_reported_batch_by_batch():
     images = make_images(model, 4)
     calibrate(fold_model(model), [images[:2], images[2:]], QuantConfig(), lambda *call: seen.append(call))
     assert {call[1:] for call in seen if call[0] != "biases"} == {(1, 2), (2, 2)}
-    assert {call[0] for call in seen} == {"channels", "ranges", "candidates", "biases"}
+    assert {call[0] for call in seen} == {"channels", "steps", "ranges", "candidates", "biases"}
     nodes = len(fold_model(model).nodes)
     assert [call[1:] for call in seen if call[0] == "biases"] == [(i, nodes) for i in range(1, nodes + 1)]
