@@ -132,14 +132,14 @@ def test_dead_tensors_keep_their_size():
 
 def test_heads_of_a_trained_network_come_closer_on_other_images(monkeypatch):
     model = parts_model()
-    images, others = parts_images(model, 4), parts_images(model, 3, seed=1)
+    images, others = parts_images(model, 24), parts_images(model, 8, seed=1)
     noise = {}
     for fitted in (True, False):
         if not fitted:
             monkeypatch.setattr(sys.modules["yolo_hw.quant.calibrate"], "range_factors", lambda *_: {})
         calibrated = calibrate(fold_model(model), [images], QuantConfig())
         noise[fitted] = sum(float((e**2).mean()) for e in head_errors(model, calibrated, others))
-    assert noise[True] < 0.98 * noise[False]
+    assert noise[True] < 0.9 * noise[False]
 
 
 def test_without_equalisation_nothing_is_scaled():
