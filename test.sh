@@ -38,6 +38,6 @@ step format ruff format --check .
 step clang-format cpp_format
 step mypy mypy
 step ctest cpp_tests
-step pytest python -m pytest -n 2 "$@"
+step pytest python -m pytest -n 2 --dist loadgroup "$@"
 [ -z "$failed" ] || die "failed:$failed"
 say "all checks passed"

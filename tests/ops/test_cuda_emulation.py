@@ -29,6 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
 WITHOUT_KERNELS = "not compile and not export and not opcheck and not vmap"
 """Tests whose tracing does not work under a dispatch mode; they run no kernels that others do not."""
 
+pytestmark = pytest.mark.xdist_group("cuda_emulation")  # one process: it compiles all kernels
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _libraries():
