@@ -10,7 +10,7 @@ from support.random_net import calibrate_net, make_images, make_net, random_net
 
 from yolo_hw.intgraph import image_codes
 from yolo_hw.quant import QuantConfig, calibrate, fold_model
-from yolo_hw.quant.execute import float_parameters, run_folded
+from yolo_hw.quant.execute import float_parameters, image_tensor, run_folded
 from yolo_hw.quant.folded import FoldedConv
 from yolo_hw.quant.simulate import Simulation
 
@@ -21,7 +21,7 @@ def head_drift(model, calibrated, images):
     """Return |mean over images and pixels of (rounded - float)| of the head's channels."""
     graph = fold_model(model)
     head = graph.outputs[0][0]
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).double() / 256
+    x = image_tensor(images, torch.float64)
     wanted = {r.node.name: r.out for r in run_folded(graph, x, float_parameters(graph, torch.float64))}[head]
     simulation = Simulation(calibrated.graph, calibrated.plan)
     found = torch.stack([dict(simulation.run(image_codes(image)))[head] for image in images])

@@ -16,7 +16,7 @@ from yolo_hw.quant import QuantConfig, calibrate
 from yolo_hw.quant import partial_run as P
 from yolo_hw.quant.bit_choices import ACTIVATIONS, WEIGHTS, Roundings, bit_units
 from yolo_hw.quant.calibrate import make_plan
-from yolo_hw.quant.execute import ConvParameters, float_finish, float_parameters, run_folded
+from yolo_hw.quant.execute import ConvParameters, float_finish, float_parameters, image_tensor, run_folded
 from yolo_hw.quant.sensitivity import Metric, SensitivityConfig, scan_sensitivity
 from yolo_hw.quant.sensitivity_plot import plot_sensitivity
 from yolo_hw.quant.simulate import Simulation
@@ -26,7 +26,7 @@ FEW = SensitivityConfig(w_bits=(3, 8), a_bits=(4, 8))
 
 
 def whole_run(graph, images, parameters, finish=float_finish):
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 256
+    x = image_tensor(images)
     outputs = [name for name, _ in graph.outputs]
     with torch.inference_mode():
         found = {r.node.name: r.out for r in run_folded(graph, x, parameters, finish) if r.node.name in outputs}

@@ -11,7 +11,7 @@ from yolo_hw.errors import QuantError
 from yolo_hw.fixedpoint import FixedPoint, Rounding
 from yolo_hw.intgraph import INPUT, INPUT_FORMAT, image_codes, run_outputs
 from yolo_hw.quant import Observer, Override, QuantConfig, calibrate, fold_model, lower_graph, quantise_model
-from yolo_hw.quant.execute import float_parameters, run_folded
+from yolo_hw.quant.execute import float_parameters, image_tensor, run_folded
 from yolo_hw.quant.simulate import relu6_cap
 
 BITS = (4, 5, 6, 7, 8, 16)
@@ -97,7 +97,7 @@ def test_the_range_observer_clips_no_calibration_value():
     config = QuantConfig(a_observer=Observer.MAX, equalise=None, bias_correction=False)
     graph, images = fold_model(model), make_images(model)
     plan = calibrate(graph, [images], config).plan
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 256
+    x = image_tensor(images)
     for node, _, out in run_folded(graph, x, float_parameters(graph)):
         fmt = plan.formats[node.name]
         assert out.max() < (fmt.hi + 0.5) * fmt.step

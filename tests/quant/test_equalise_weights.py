@@ -13,7 +13,7 @@ from yolo_hw.nn.darknet import load_darknet
 from yolo_hw.quant import EqualiseBy, QuantConfig, calibrate, fold_model
 from yolo_hw.quant.absorb_bias import absorb_biases
 from yolo_hw.quant.equalise import powers_of_two, scale_channels, scale_groups, weight_exponents
-from yolo_hw.quant.execute import run_folded
+from yolo_hw.quant.execute import image_tensor, run_folded
 
 
 def pair(activation="leaky", groups=1, size=3):
@@ -106,7 +106,7 @@ def rounded_head(calibrated, images):
     from yolo_hw.quant.simulate import Simulation
 
     simulation = Simulation(calibrated.graph, calibrated.plan)
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).double() / 256
+    x = image_tensor(images, torch.float64)
     runs = run_folded(calibrated.graph, x, simulation.parameters, simulation.finish)
     return {r.node.name: r.out for r in runs}["conv_2"]
 

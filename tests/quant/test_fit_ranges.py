@@ -15,14 +15,14 @@ from yolo_hw.fixedpoint import FixedPoint, Overflow
 from yolo_hw.ops import fake_quant_pow2
 from yolo_hw.quant import Observer, QuantConfig, calibrate, fold_model
 from yolo_hw.quant.equalise import scale_channels, scale_groups
-from yolo_hw.quant.execute import float_parameters, run_folded
+from yolo_hw.quant.execute import float_parameters, image_tensor, run_folded
 from yolo_hw.quant.fit_ranges import FACTORS, Magnitudes, range_factors
 
 PLAIN = QuantConfig(equalise=None, bias_correction=False)
 
 
 def run(graph, images, dtype=torch.float32):
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).to(dtype) / 256
+    x = image_tensor(images, dtype)
     return list(run_folded(graph, x, float_parameters(graph, dtype)))
 
 

@@ -8,7 +8,7 @@ from support.networks import CfgWriter
 from support.random_net import BLOCKS, make_images, make_net, net_cfg
 
 from yolo_hw.errors import QuantError
-from yolo_hw.quant.execute import float_parameters, run_folded
+from yolo_hw.quant.execute import float_parameters, image_tensor, run_folded
 from yolo_hw.quant.fold import fold_model
 from yolo_hw.quant.folding import PIXEL_GAIN, plain_name
 from yolo_hw.quant.source import ConvSource
@@ -16,7 +16,7 @@ from yolo_hw.quant.source import ConvSource
 
 def folded_outputs(graph, images):
     """Run a folded graph in float64 on image bytes; return its outputs."""
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).double() / 256
+    x = image_tensor(images, torch.float64)
     found = {r.node.name: r.out for r in run_folded(graph, x, float_parameters(graph, torch.float64))}
     return [found[name] for name, _ in graph.outputs]
 

@@ -17,7 +17,7 @@ from yolo_hw.intgraph.execute import execute
 from yolo_hw.nn.activations import activate
 from yolo_hw.quant import Override, QuantConfig, calibrate, fold_model, lower_graph
 from yolo_hw.quant.calibrate import make_plan
-from yolo_hw.quant.execute import float_parameters, run_folded
+from yolo_hw.quant.execute import float_parameters, image_tensor, run_folded
 from yolo_hw.quant.layer_report import image_db, measure_layers, sqnr_drop
 from yolo_hw.quant.layer_statistics import HISTOGRAM_BINS, Histogram, Likeness
 from yolo_hw.quant.recover_plan import recover_plan
@@ -33,7 +33,7 @@ def measured(model, config=None, count=3):
 
 def float_maps(calibrated, images):
     """Return name -> [N, C, H, W] of the float network, computed as one batch."""
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).double() / 256
+    x = image_tensor(images, torch.float64)
     graph = calibrated.reference
     return {r.node.name: r.out.numpy() for r in run_folded(graph, x, float_parameters(graph, torch.float64))}
 

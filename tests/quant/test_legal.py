@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from support.data import data_path, real_network
 from support.ladder import assert_ladder
 from support.random_net import COMMON_BLOCKS, calibrate_net, make_images, make_net, net_cfg
@@ -24,7 +23,7 @@ from yolo_hw.intgraph.violations import violations
 from yolo_hw.nn.darknet import load_darknet
 from yolo_hw.quant import QuantConfig, calibrate, fold_model, lower_graph
 from yolo_hw.quant.calibrate import make_plan
-from yolo_hw.quant.execute import float_parameters, run_folded
+from yolo_hw.quant.execute import float_parameters, image_tensor, run_folded
 from yolo_hw.quant.groups import format_groups
 from yolo_hw.quant.legal import Legaliser, cast_image
 from yolo_hw.quant.legal.solver import solve
@@ -74,7 +73,7 @@ def measured(model, profile, **options):
     arguments = {name: table.fmt for name, table in chosen.tables.items()}
     legaliser = Legaliser(groups, formats, arguments, config)
     images = make_images(model)
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 256
+    x = image_tensor(images)
     legaliser.measure(run_folded(graph, x, float_parameters(graph)), [images])
     return graph, config, legaliser
 

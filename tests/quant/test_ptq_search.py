@@ -12,7 +12,7 @@ from support.random_net import make_images, make_net, net_cfg
 from yolo_hw.errors import QuantError, SearchError
 from yolo_hw.intgraph import image_codes, run_outputs
 from yolo_hw.quant import AdaRoundConfig, EqualiseBy, Observer, QuantConfig, fold_model, lower_graph, quantise_model
-from yolo_hw.quant.execute import float_parameters, run_folded
+from yolo_hw.quant.execute import float_parameters, image_tensor, run_folded
 from yolo_hw.quant.ptq_search import AXES, HeadNoise, search_ptq
 
 ENOUGH = 1e9
@@ -61,7 +61,7 @@ def test_the_default_score_is_the_noise_of_the_heads():
     model = net()
     images = make_images(model, 3)
     graph = quantise_model(model, [images])
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).double() / 256
+    x = image_tensor(images, torch.float64)
     folded = fold_model(model)
     wanted = {r.node.name: r.out for r in run_folded(folded, x, float_parameters(folded, torch.float64))}["conv_3"]
     step = graph.tensors["conv_3"].fmt.step

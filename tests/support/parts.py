@@ -13,7 +13,7 @@ from yolo_hw.data.preprocess import Resize, fit_image
 from yolo_hw.data.synthetic import generate_scene
 from yolo_hw.nn.darknet import Darknet, load_darknet
 from yolo_hw.quant import Calibrated, fold_model
-from yolo_hw.quant.execute import float_parameters, run_folded
+from yolo_hw.quant.execute import float_parameters, image_tensor, run_folded
 from yolo_hw.quant.simulate import Simulation
 
 
@@ -30,7 +30,7 @@ def parts_images(model: Darknet, count: int, seed: int = assets.CALIBRATION_SEED
 
 def head_errors(model: Darknet, calibrated: Calibrated, images: npt.NDArray[np.uint8]) -> list[Tensor]:
     """Return what the rounded network's heads differ from the float ones by, [N, K, h, w] float64 each."""
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).double() / 256
+    x = image_tensor(images, torch.float64)
     graph = fold_model(model)
     heads = [name for name, _ in graph.outputs]
     simulation = Simulation(calibrated.graph, calibrated.plan)

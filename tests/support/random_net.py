@@ -17,7 +17,7 @@ from yolo_hw.darknet.layers import ACTIVATIONS, Shape
 from yolo_hw.nn.darknet import Darknet
 from yolo_hw.quant import Calibrated, QuantConfig, batch_norm_moments, calibrate
 from yolo_hw.quant.calibrate import shape_of
-from yolo_hw.quant.execute import float_parameters, run_folded
+from yolo_hw.quant.execute import float_parameters, image_tensor, run_folded
 from yolo_hw.quant.fold import trace_model
 from yolo_hw.quant.folded import FoldedGraph
 
@@ -168,5 +168,5 @@ def make_uneven(model: Darknet, base: float = 2.0, count: int = 6) -> Darknet:
 
 def run_float64(graph: FoldedGraph, images: npt.NDArray[np.uint8]) -> dict[str, Tensor]:
     """Return the maps of all nodes by name, in float64."""
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).double() / 256
+    x = image_tensor(images, torch.float64)
     return {r.node.name: r.out for r in run_folded(graph, x, float_parameters(graph, torch.float64))}
