@@ -6,8 +6,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from torch import nn
 
 from hls_export.bundle import ExportOptions, GoldenOptions, export_bundle
 from hls_export.bundle.golden import ADVERSARIAL, adversarial_input
-from hls_export.bundle.manifest import MANIFEST
+from hls_export.bundle.manifest import MANIFEST, file_digest
 from hls_export.config import AcceleratorConfig
 from hls_export.plan import AcceleratorPlan
 from hls_export.verify import VerifyReport, first_difference, require_compiler, verify_bundle
@@ -133,8 +132,13 @@ class CompileState:
 
 def check_output(state: CompileState) -> None:
     """Refuse, before any work is done, an output folder that holds other things and a machine without a compiler."""
-    check_replaceable(state.config.out, MANIFEST)
-    if "csim" not in state.config.skip:
+    check_destination(state.config.out, state.config.skip)
+
+
+def check_destination(out: Path, skip: Collection[str]) -> None:
+    """Refuse a folder that no bundle may replace and, unless ``csim`` is skipped, a machine without a compiler."""
+    check_replaceable(out, MANIFEST)
+    if "csim" not in skip:
         require_compiler()
 
 
@@ -239,7 +243,7 @@ def write_bundle(state: CompileState) -> None:
     assert state.graph is not None
     config = state.config
     files = {"cfg": config.cfg, "weights": config.weights, "onnx": None if config.onnx is None else config.onnx.path}
-    source = {role: _digest(path) for role, path in files.items() if path is not None}
+    source = {role: file_digest(path) for role, path in files.items() if path is not None}
     options = ExportOptions(golden_images(state), source, config.golden)
     state.plan = export_bundle(
         state.graph,
@@ -304,7 +308,3 @@ def golden_images(state: CompileState) -> dict[str, IntArray]:
     """Return the first images as codes [C, H, W] under names that are valid file names."""
     chosen = state.images[: state.config.golden_images]
     return {f"image{i}": image_codes(image) for i, image in enumerate(chosen)}
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

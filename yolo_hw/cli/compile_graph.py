@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from hls_export.bundle import ExportOptions, GoldenOptions, export_bundle
-from hls_export.bundle.manifest import MANIFEST
+from hls_export.bundle.manifest import file_digest
 from hls_export.config import AcceleratorConfig
 from hls_export.plan import AcceleratorPlan
-from hls_export.verify import VerifyReport, require_compiler, verify_bundle
-from yolo_hw.atomic import check_replaceable
+from hls_export.verify import VerifyReport, verify_bundle
 from yolo_hw.data.batches import load_batches
 from yolo_hw.data.preprocess import Resize
 from yolo_hw.errors import GraphError
@@ -20,7 +18,7 @@ from yolo_hw.fixedpoint import IntArray
 from yolo_hw.intgraph.execute import image_codes
 from yolo_hw.intgraph.graph import INPUT, INPUT_FORMAT, IntGraph
 from yolo_hw.intgraph.io import ARRAYS_FILE, GRAPH_FILE, load_graph
-from yolo_hw.pipeline import Progress
+from yolo_hw.pipeline import Progress, check_destination
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +60,7 @@ def compile_graph(job: GraphJob, progress: Progress) -> tuple[AcceleratorPlan, V
         YoloHwError: Any bad input; nothing is left behind.
     """
     progress.step("check output")
-    check_replaceable(job.out, MANIFEST)
-    if "csim" not in job.skip:
-        require_compiler()
+    check_destination(job.out, job.skip)
     progress.step("load graph")
     graph = load_graph(job.graph)
     _check_input(job.graph, graph)
@@ -91,4 +87,4 @@ def _golden_images(job: GraphJob, graph: IntGraph) -> dict[str, IntArray]:
 
 def _digests(folder: Path) -> dict[str, str]:
     files = {"graph": GRAPH_FILE, "params": ARRAYS_FILE}
-    return {role: hashlib.sha256((folder / name).read_bytes()).hexdigest() for role, name in files.items()}
+    return {role: file_digest(folder / name) for role, name in files.items()}

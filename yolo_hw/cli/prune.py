@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import click
 import torch
 from torch import Tensor
 
+from hls_export.bundle.manifest import file_digest
 from yolo_hw.atomic import atomic_folder, check_replaceable
 from yolo_hw.cli.console import note, print_json, print_table
 from yolo_hw.cli.eval import class_map_of
@@ -133,7 +133,7 @@ def _read_subject(options: dict[str, Any]) -> Subject:
         if not network.heads:
             raise PruneError(f"--names: {network.name} has no detection head")
         names = class_names(options["names"], network.heads[0].spec.classes)
-    source = {name: hashlib.sha256(options[name].read_bytes()).hexdigest() for name in ("cfg", "weights")}
+    source = {name: file_digest(options[name]) for name in ("cfg", "weights")}
     return Subject(model.eval(), names, weights.header.seen, source)
 
 
