@@ -6,9 +6,7 @@ Needs the images of BCCD in ``$YOLO_HW_DATA/bccd``.
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -17,6 +15,7 @@ import click
 import torch
 from torch import nn
 
+from benchmarks.record import Row, require_data
 from yolo_hw.atomic import atomic_file
 from yolo_hw.data.augment import AugmentConfig
 from yolo_hw.data.dataset import DetectionDataset, open_dataset
@@ -53,7 +52,6 @@ FINE_TUNING = TrainConfig(
     augment=AugmentConfig(flip_y=0.5, mosaic=0.5, scale=0.3, translate=0.1, close_mosaic=20),
 )
 EVERY_EPOCHS = 5
-Row = dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ def trained_model() -> Darknet:
 
 def bccd_folder() -> Path:
     """Return the folder of the data set."""
-    return Path(os.environ.get("YOLO_HW_DATA", "../shared/data")) / "bccd" / "BCCD"
+    return require_data() / "bccd" / "BCCD"
 
 
 def open_images(count: int | None = None) -> Images:
@@ -129,19 +127,6 @@ def fine_tuned(
     with atomic_file(checkpoint.with_suffix(".weights.pt")) as temporary:
         torch.save(state.best_model.state_dict(), temporary)
     return {**before, **figures, "epoch": state.best.epoch}
-
-
-def once(path: Path, work: Callable[[], Row]) -> Row:
-    """Return what `path` holds, or do the work and keep what comes of it there."""
-    if not path.exists():
-        row = work()
-        with atomic_file(path) as temporary:
-            temporary.write_text(json.dumps(row, indent=1) + "\n", "utf-8")
-    text = path.read_text("utf-8")
-    click.echo(text)
-    row = json.loads(text)
-    assert isinstance(row, dict)
-    return row
 
 
 def _show(state: TrainState) -> None:

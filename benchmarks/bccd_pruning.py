@@ -24,14 +24,14 @@ from benchmarks.bccd import (
     FINE_TUNING,
     ROOT,
     Images,
-    Row,
     bccd_folder,
     fine_tuned,
-    once,
     open_images,
     train,
     trained_model,
 )
+from benchmarks.record import Row
+from benchmarks.resumable import once
 from yolo_hw.atomic import atomic_file
 from yolo_hw.data.dataset import read_names
 from yolo_hw.errors import PruneError

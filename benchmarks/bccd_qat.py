@@ -24,15 +24,15 @@ from benchmarks.bccd import (
     FINE_TUNING,
     ROOT,
     Images,
-    Row,
     fine_tuned,
     measure,
-    once,
     open_images,
     runner_of,
     train,
     trained_model,
 )
+from benchmarks.record import Row
+from benchmarks.resumable import check_settings, once
 from yolo_hw.atomic import atomic_file
 from yolo_hw.evaluate import IntRunner
 from yolo_hw.nn.darknet import Darknet, load_darknet
@@ -234,17 +234,6 @@ def draw(curves: Sequence[Row], path: Path) -> None:
     with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=130, format="png")
     plt.close(figure)
-
-
-def check_settings(work: Path, settings: dict[str, object]) -> None:
-    """Refuse to mix runs of different settings in one folder."""
-    path = work / "settings.json"
-    if not path.exists():
-        with atomic_file(path) as temporary:
-            temporary.write_text(json.dumps(settings) + "\n", "utf-8")
-    found = json.loads(path.read_text("utf-8"))
-    if found != settings:
-        raise click.UsageError(f"{work} holds runs with {found}, now it is {settings}; give another folder")
 
 
 @click.command()

@@ -15,7 +15,9 @@ import click
 import matplotlib
 import torch
 
-from benchmarks.bccd import FINE_TUNING, ROOT, Images, Row, fine_tuned, once, open_images, trained_model
+from benchmarks.bccd import FINE_TUNING, ROOT, Images, fine_tuned, open_images, trained_model
+from benchmarks.record import Row
+from benchmarks.resumable import once
 from yolo_hw.prune.magnitude import darknet_filters, filter_masks, weight_masks
 from yolo_hw.prune.masked_training import MaskedTraining
 from yolo_hw.prune.masks import apply_masks, mask_report

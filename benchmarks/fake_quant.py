@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +20,7 @@ from benchmarks import ours
 from benchmarks.autograd import Quantiser, gradient_function
 from benchmarks.ceilings import memcpy_candidate
 from benchmarks.measure import Candidate, Case, Function
-from benchmarks.peers import compiled, library
+from benchmarks.peers import compile_brevitas, compiled, library
 
 BITS = 8
 LO, HI = -(1 << (BITS - 1)), (1 << (BITS - 1)) - 1
@@ -192,7 +191,7 @@ def _inductor(subject: Subject, x: Tensor, learned: bool = True) -> tuple[Quanti
 
 def _brevitas(subject: Subject, x: Tensor) -> tuple[Quantiser, tuple[Tensor, ...]]:
     """Brevitas's fixed-point quantisers; a weight's finds its scale from the weight in every call, as in training."""
-    os.environ.setdefault("BREVITAS_JIT", "1")  # it compiles its quantisers only if told so before its import
+    compile_brevitas()
     layers, formats = library("brevitas.nn"), library("brevitas.quant.fixed_point")
     if subject.kind == "activation":
         quantiser = layers.QuantIdentity(act_quant=formats.Int8ActPerTensorFixedPoint, return_quant_tensor=False)

@@ -35,6 +35,11 @@ def library(name: str) -> Any:  # noqa: ANN401 - a module
         raise PeerMissingError(f"{name.partition('.')[0]}: {error}") from None
 
 
+def compile_brevitas() -> None:
+    """Let Brevitas compile its quantisers, in this process and those it starts; must come before its import."""
+    os.environ.setdefault("BREVITAS_JIT", "1")
+
+
 def onnxruntime_function(model: Callable[[], Any], image: Array) -> Callable[[int], Function]:
     """Run an ONNX model by onnxruntime; returns its outputs as arrays."""
 

@@ -23,12 +23,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmarks.bccd import Row, once
-from benchmarks.bccd_qat import check_settings
 from benchmarks.measure import PeerMissingError
 from benchmarks.networks import Case, real_case
 from benchmarks.peers import library
-from benchmarks.record import RESULTS, save_result
+from benchmarks.record import RESULTS, Row, save_result
+from benchmarks.resumable import check_settings, once
 from yolo_hw.evaluate import FloatRunner, HeadRunner, IntRunner
 from yolo_hw.evaluate.onnx_runner import OnnxRunner
 from yolo_hw.interop.onnx_float import float_model

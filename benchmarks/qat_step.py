@@ -9,7 +9,6 @@ Brevitas stay behind the convolutions, and its activations have got past their s
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Mapping
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from benchmarks.measure import Candidate, Case, Function
 from benchmarks.networks import yolov3_tiny_model
-from benchmarks.peers import library
+from benchmarks.peers import compile_brevitas, library
 from yolo_hw.nn import Darknet
 from yolo_hw.nn.blocks import ConvBlock
 from yolo_hw.quant import QuantConfig
@@ -55,7 +54,7 @@ def candidates_of(make: Callable[[], Darknet], batch: int) -> tuple[Candidate, .
         return x.contiguous(memory_format=torch.channels_last)
 
     def brevitas(threads: int) -> Function:
-        os.environ.setdefault("BREVITAS_JIT", "1")  # it compiles its quantisers only if told so before its import
+        compile_brevitas()
         return step_of(brevitas_model(make(), images()[:1]), images())
 
     def ours(qat: QatConfig) -> Callable[[int], Function]:

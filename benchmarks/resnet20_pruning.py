@@ -9,13 +9,13 @@ for fine-tuning, the other half for measuring. Draws ``docs/figures/resnet20_pru
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import click
 import matplotlib
 import torch
 
+from benchmarks.record import require_data
 from yolo_hw.data.augment import AugmentConfig
 from yolo_hw.data.classification import ClassificationDataset, open_classification
 from yolo_hw.nn.resnet import load_resnet, resnet20
@@ -56,7 +56,7 @@ def halves(dataset: ClassificationDataset) -> tuple[ClassificationDataset, Class
 def study(method: str, share: float, tuning: ClassificationDataset, held_out: ClassificationDataset) -> Row:
     """Prune, measure, fine-tune, measure."""
     model = resnet20()
-    load_resnet(model, Path(os.environ["YOLO_HW_DATA"]) / "weights/resnet_cifar10/resnet20-12fca82f.th")
+    load_resnet(model, require_data() / "weights/resnet_cifar10/resnet20-12fca82f.th")
     pruned = prune_module(model.eval(), torch.zeros(1, 3, 32, 32), PruneConfig(method=method, ratio=share)).model
     before = measure_accuracy(pruned, held_out).top1
     fit(pruned, ClassifiedImages(tuning), FINE_TUNING, loss=CrossEntropy())
@@ -89,7 +89,7 @@ def draw(rows: list[Row]) -> None:
 def main(threads: int) -> None:
     """Run the study, write results and figure."""
     torch.set_num_threads(threads)
-    dataset = open_classification(Path(os.environ["YOLO_HW_DATA"]) / "cifar10_subset")
+    dataset = open_classification(require_data() / "cifar10_subset")
     rows = []
     for method in METHODS:
         for share in SHARES:

@@ -11,7 +11,8 @@ from PIL import Image
 
 from benchmarks import bccd_qat
 from benchmarks.bccd import trained_model
-from benchmarks.bccd_qat import FLOAT, VARIANTS, check_settings, draw, main, write_results
+from benchmarks.bccd_qat import FLOAT, VARIANTS, draw, main, write_results
+from benchmarks.resumable import check_settings
 from yolo_hw.quant.qat import NormFold, ScaleMethod, prepare_qat
 
 IN_FLOAT = {"qat8-unfolded", "google8", "google8-fold", "google8-pow2", "google4", "tpsq8"}
