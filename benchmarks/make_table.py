@@ -49,17 +49,6 @@ def accuracy() -> str:
     return table(("network", "images", "AP50 float, %", "AP50 int8, %", "AP50:95 float, %", "AP50:95 int8, %"), rows)
 
 
-def observers() -> str:
-    """All observers, per channel and per tensor."""
-    rows = _load("observers")["rows"]
-    found = {(row.get("observer"), row.get("per_channel"), row.get("corrected")): _percent(row["ap50"]) for row in rows}
-    names = [row["observer"] for row in rows if row.get("per_channel") and row.get("corrected")]
-    columns = [(True, True), (False, True), (True, False), (False, False)]
-    body = [(name, *(found[name, per_channel, corrected] for per_channel, corrected in columns)) for name in names]
-    head = ("AP50, %", "per channel", "per tensor", "per channel, plain", "per tensor, plain")
-    return table(head, [("float", *[found["float", None, None]] * 4), *body])
-
-
 def mixed_precision() -> str:
     """Equal and chosen word lengths of the same size."""
     rows = [
@@ -241,12 +230,29 @@ def bccd_ratios() -> str:
     return table(head, body)
 
 
+def bccd_qat() -> str:
+    """The detector of blood cells, trained by every quantiser."""
+    rows = [
+        (
+            row["name"],
+            f"{row['w_bits']}/{row['a_bits']}",
+            row["fold"] or "-",
+            row["runs"],
+            row["epochs"],
+            *(_percent(row[figure]) for figure in ("ap50_before", "ap50", "ap")),
+        )
+        for row in _load("bccd_qat")["rows"]
+    ]
+    head = ("row", "bits w/a", "batch norms", "runs", "epochs", "AP50 before", "AP50", "AP50:95")
+    return table(head, rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     **{
         function.__name__: function
         for function in (
             accuracy,
-            observers,
+            mixed_precision,
             targets,
             ptq,
             memory,
@@ -257,6 +263,7 @@ TABLES: dict[str, Callable[[], str]] = {
             prune_rivals,
             bccd_pruning,
             bccd_ratios,
+            bccd_qat,
         )
     },
     **{name: partial(speed_table, name) for name in SPEED_TABLES},

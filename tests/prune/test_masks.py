@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.tiny_training import detector
 
 from yolo_hw.errors import PruneError
-from yolo_hw.prune.masks import apply_masks, join_masks, lowest, mask_report, masks_of_zeros
+from yolo_hw.prune.masks import apply_masks, join_masks, lowest, mask_report
 
 WEIGHT = "blocks.conv_1.conv.weight"
 
@@ -54,15 +54,6 @@ def test_report_counts_and_finds_what_is_not_zero():
     assert [row.alive for row in mask_report(model, masks).rows] == [0, 1, 0, 0]
     assert "| blocks.conv_1.conv.weight |" in str(report)
     assert str(report).count("\n") == 1 + len(masks) + 1
-
-
-def test_zeros_are_masks():
-    model = detector()
-    masks = some_masks(model)
-    apply_masks(model, masks)
-    found = masks_of_zeros(model)
-    assert found.keys() == masks.keys()
-    assert all(torch.equal(found[name], mask) for name, mask in masks.items())
 
 
 def test_joined_masks_keep_what_all_keep():

@@ -12,9 +12,10 @@ from yolo_hw.prune.gamma_sparsity import Decay, GammaSparsity, Penalty, Strength
 from yolo_hw.prune.groups import ChannelGroups, Group
 from yolo_hw.prune.importance import IMPORTANCES, MemberTensors
 from yolo_hw.prune.layer_removal import find_blocks, rank_blocks, remove_blocks
-from yolo_hw.prune.magnitude import darknet_filters, filter_masks, weight_masks
+from yolo_hw.prune.magnitude import FilterOptions, darknet_filters, filter_masks, weight_masks
+from yolo_hw.prune.mask_file import load_masks, save_masks
 from yolo_hw.prune.masked_training import GradualMasks, MaskedTraining, MaskKeeper
-from yolo_hw.prune.masks import apply_masks, mask_report
+from yolo_hw.prune.masks import apply_masks, join_masks, mask_report
 from yolo_hw.prune.methods import METHODS
 from yolo_hw.prune.module_prune import ModulePlan, plan_module, prune_module
 from yolo_hw.prune.multiples import Narrow, Rounding
@@ -45,6 +46,7 @@ __all__ = [
     "DeadBias",
     "Decay",
     "EagleEyeConfig",
+    "FilterOptions",
     "GammaHistory",
     "GammaSparsity",
     "GradualMasks",
@@ -83,7 +85,9 @@ __all__ = [
     "filter_masks",
     "find_blocks",
     "group_masks",
+    "join_masks",
     "load_darknet_plan",
+    "load_masks",
     "mask_report",
     "masked_module",
     "open_search_data",
@@ -96,6 +100,7 @@ __all__ = [
     "rank_blocks",
     "rebuild",
     "remove_blocks",
+    "save_masks",
     "scan_sensitivity",
     "sparse_form",
     "weight_masks",

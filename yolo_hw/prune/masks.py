@@ -103,11 +103,6 @@ def apply_masks(model: nn.Module, masks: Masks) -> None:
         parameter.masked_fill_(~masks[name].to(parameter.device), 0)
 
 
-def masks_of_zeros(model: nn.Module) -> dict[str, Tensor]:
-    """Return masks of all parameters of two or more dimensions that leave out what is zero now."""
-    return {name: p.detach() != 0 for name, p in model.named_parameters() if p.ndim >= 2}
-
-
 def join_masks(*several: Masks) -> dict[str, Tensor]:
     """Return masks that keep what all of several keep."""
     joined: dict[str, Tensor] = {}
