@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What exporters write around the operators: casts of sizes, sequences, copies, names that Python or torch has taken."""
+"""What exporters write around the operators: casts of sizes, sequences, copies, and names of any kind."""
 
 import numpy as np
 import pytest
