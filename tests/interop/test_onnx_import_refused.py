@@ -315,9 +315,18 @@ def test_wider_and_narrower_floats_become_float32(tmp_path):
     assert imported.notes == ("float16 numbers are float32 in the module",)
 
 
-@pytest.mark.parametrize("options", [{"scale": 0.0}, {"std": (1.0, -1.0, 1.0)}])
+ODD_CONVENTIONS = [
+    {"scale": 0.0},
+    {"scale": np.inf},
+    {"std": (1.0, -1.0, 1.0)},
+    {"std": (np.nan,)},
+    {"mean": (0.0, np.nan)},
+]
+
+
+@pytest.mark.parametrize("options", ODD_CONVENTIONS)
 def test_conventions_that_are_none(options):
-    with pytest.raises(OnnxError, match="must be positive"):
+    with pytest.raises(OnnxError, match=r"must be (positive|finite)"):
         InputConvention(**options)
 
 
