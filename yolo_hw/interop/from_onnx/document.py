@@ -231,7 +231,7 @@ def _fix_input(
     kind, place = image.type.tensor_type, f"{path}: input '{image.name}'"
     floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
     if kind.elem_type not in floats:
-        names = {number: name for name, number in onnx.TensorProto.DataType.items()}
+        names = {int(number): name for name, number in onnx.TensorProto.DataType.items()}
         name = names.get(kind.elem_type, f"an unknown type {kind.elem_type}")
         raise OnnxError(f"{place}: must be floating point, got {name}: export the float model")
     shape = _extents(image)

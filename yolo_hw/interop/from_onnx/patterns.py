@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import onnx
+from onnx import helper
 
 from yolo_hw.interop.from_onnx.constants import constant_value
 from yolo_hw.interop.from_onnx.document import Array, OnnxDocument, OnnxNode
@@ -107,7 +107,7 @@ def _without_copies(document: OnnxDocument, graph: Simplified) -> list[OnnxNode]
             if node.inputs[0] in graph.constants:
                 graph.constants[node.outputs[0]] = graph.constants[node.inputs[0]].astype(like)
                 continue
-            to = onnx.helper.np_dtype_to_tensor_dtype(like)
+            to = helper.np_dtype_to_tensor_dtype(like)
             node = replace(node, op="Cast", inputs=node.inputs[:1], attributes={"to": to})
         if _copies(node, graph.live):
             graph.alias[node.outputs[0]] = node.inputs[0]
