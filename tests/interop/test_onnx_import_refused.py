@@ -57,6 +57,17 @@ NODES = {
     "prelu_per_pixel": ([node("PRelu", ["x", "w"], "y")], {"w": weights(6, 8)}, "one slope, or one per channel"),
     "pad_wrap": ([node("Pad", ["x", "p"], "y", mode="wrap")], {"p": integers(*[0] * 7, 1)}, "must have a mode"),
     "gather_images": ([node("Gather", ["x", "i"], "y", axis=0)], {"i": integers(0)}, "other than that of the images"),
+    "gather_beyond": (
+        [node("Gather", ["x", "i"], "y", axis=1)], {"i": integers(1, 4)}, r"must be from -4 to 3, got \[1, 4\]"),
+    "group_of_no_channels": (
+        [node("Conv", ["x", "w"], "y", group=2)], {"w": weights(3, 2, 1, 1)}, "must divide the 3 channels .*, got 2"),
+    "bias_of_other_length": (
+        [node("Conv", ["x", "w", "b"], "y")], {"w": weights(5, 4, 1, 1), "b": weights(4)}, r"shape \[5\], got \[4\]"),
+    "resize_by_infinity": (
+        [node("Resize", ["x", "", "s"], "y")], {"s": np.float32([1, 1, np.inf, 2])}, "must have finite sizes"),
+    "resize_too_far": (
+        [node("Resize", ["x", "", "s"], "y", coordinate_transformation_mode="asymmetric", nearest_mode="floor")],
+        {"s": np.float32([1, 1, 2**15, 1])}, "to less than 65536"),
     "old_softmax": ([node("Softmax", ["x"], "y", axis=1)], {}, "before opset 13 the axis must be the last one"),
     "not_finite": ([CONV], {"w": np.full((2, 4, 1, 1), np.nan, np.float32)}, "finite numbers, got 8 others"),
 }  # fmt: skip
@@ -66,7 +77,7 @@ OPSETS = {"old_softmax": 11, "pad_wrap": 19}
 @pytest.mark.parametrize("name", NODES)
 def test_a_node_without_a_form_is_named(name, tmp_path):
     nodes, given, message = NODES[name]
-    path = write_model(tmp_path / "m.onnx", nodes, given, opset=OPSETS.get(name, 17), outputs=["y"])
+    path = write_model(tmp_path / "m.onnx", nodes, given, opset=OPSETS.get(name, 17), outputs=["y"], infer=[False])
     refused(path, rf"node '\w+' \(\w+\): .*{message}", keep_tail=True)
 
 
@@ -89,12 +100,44 @@ def test_all_unsupported_nodes_are_named_at_once(tmp_path):
     with pytest.raises(OnnxError) as caught:
         import_onnx(path, keep_tail=True)
     message = str(caught.value)
-    assert "node 'a' (Sin): this operator is not supported; node 'c' (Own): operators of the domain" in message
+    assert (
+        "node 'a' (Sin): this operator is not supported; node 'c' (com.example::Own): operators of the domain"
+        in message
+    )
     assert "node 'd' (HardSigmoid)" in message
     assert "node 'e' (LRN)" in message
     assert "'b'" not in message
     assert "Supported: Abs, Add, AveragePool" in message
     assert "Silu" not in message
+
+
+DOMAINS = {"": 17, "my": 1}
+NAMESAKES = {
+    "Identity": [node("Identity", ["x"], "a", domain="my"), node("Conv", ["a", "w"], "y")],
+    "Add": [node("Conv", ["x", "w"], "c"), node("Add", ["c", "b"], "a", domain="my"), node("Relu", ["a"], "y")],
+    "Shape": [node("Shape", ["x"], "a", domain="my"), node("Reshape", ["x", "a"], "y")],
+    "Constant": [node("Constant", [], "a", domain="my", value_float=2.0), node("Mul", ["x", "a"], "y")],
+}
+
+
+@pytest.mark.parametrize("op", NAMESAKES)
+def test_operators_of_other_domains_with_a_standard_name(op, tmp_path):
+    given = {"w": weights(2, 4, 1, 1), "b": weights(2, 1, 1)}
+    path = write_model(tmp_path / "m.onnx", NAMESAKES[op], given, domains=DOMAINS, infer=[False])
+    refused(path, rf"node 'a' \(my::{op}\): operators of the domain 'my' are not supported", keep_tail=True)
+
+
+def test_supported_operators_are_listed_where_one_is_not(tmp_path):
+    refused(write_model(tmp_path / "m.onnx", *NODES["hard_sigmoid"][:2]), "got 0.2 and 0.5$", keep_tail=True)
+
+
+def test_a_name_of_several_nodes_stands_for_none(tmp_path):
+    nodes = [node("Conv", ["x", "w"], "a"), node("Relu", ["a"], "b"), node("Conv", ["b", "v"], "c")]
+    nodes[0].name = nodes[2].name = "Conv"
+    path = write_model(tmp_path / "m.onnx", nodes, {"w": weights(4, 4, 1, 1), "v": weights(2, 4, 1, 1)})
+    refused(path, "2 nodes are called 'Conv'; name one of their tensors, a, c", outputs=["Conv"])
+    assert [end.tensor for end in import_onnx(path, outputs=["Con*"]).outputs] == ["a", "c"]
+    assert [end.tensor for end in import_onnx(path, outputs=["a"]).outputs] == ["a"]
 
 
 def test_what_does_not_reach_an_output_may_be_anything(tmp_path):
@@ -112,6 +155,35 @@ def test_files_that_are_none(tmp_path):
     refused(tmp_path / "cut.onnx", "truncated")
     (tmp_path / "empty.onnx").write_bytes(b"")
     refused(tmp_path / "empty.onnx", "has no nodes")
+
+
+def of_itself(model):
+    """Call a function that calls itself."""
+    imports = [helper.make_opsetid(*pair) for pair in DOMAINS.items()]
+    body = [node("Own", ["a"], "b", domain="my")]
+    model.functions.append(helper.make_function("my", "Own", ["a"], ["b"], body, imports))
+    model.opset_import.append(imports[1])
+    model.graph.node[0].CopyFrom(node("Own", ["x"], "y", domain="my"))
+
+
+FORGED = {
+    "no outputs": (lambda model: model.graph.ClearField("output"), "the model has no outputs"),
+    "unknown type": (lambda model: setattr(model.graph.initializer[0], "data_type", 77), "not a valid ONNX .*77"),
+    "unknown input": (
+        lambda model: setattr(model.graph.input[0].type.tensor_type, "elem_type", 77), "got an unknown type 77"),
+    "text": (lambda model: setattr(model.graph.node[0].attribute[0], "s", b"\xff"), "auto_pad must be text"),
+    "function of itself": (of_itself, "its functions cannot be put in place: Cycle"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_forged_models(name, tmp_path):
+    change, message = FORGED[name]
+    nodes = [node("Conv", ["x", "w"], "y", auto_pad="VALID")]
+    model = onnx.load(write_model(tmp_path / "m.onnx", nodes, {"w": weights(2, 4, 3, 3)}))
+    change(model)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    refused(tmp_path / "m.onnx", message)
 
 
 def test_a_file_that_is_too_large(tmp_path, monkeypatch):
@@ -187,10 +259,30 @@ def test_external_data_elsewhere_is_not_read(tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
     (tmp_path / "secret").write_bytes(bytes(288))
-    for location in ("../secret", str(tmp_path / "secret"), "sub/../../secret", ""):
+    for location in ("../secret", str(tmp_path / "secret"), "sub/../../secret", "", "a\0b"):
         refused(external(folder, location), "must lie in the model's folder or below")
     os.symlink(tmp_path / "secret", folder / "link")
     refused(external(folder, "link"), "must lie in the model's folder or below, got 'link'")
+
+
+def test_external_data_of_a_function(tmp_path, monkeypatch):
+    """It is that beside the model, whatever lies in the current folder."""
+    folder, elsewhere = tmp_path / "model", tmp_path / "elsewhere"
+    for place in (folder, elsewhere):
+        place.mkdir()
+    monkeypatch.chdir(elsewhere)
+    (elsewhere / "w.bin").write_bytes(bytes(288))
+    path = external(folder, "w.bin")
+    model = onnx.load(path, load_external_data=False)
+    body = [helper.make_node("Constant", [], ["v"], value=model.graph.initializer[0]), node("Conv", ["a", "v"], "b")]
+    imports = [helper.make_opsetid(*pair) for pair in DOMAINS.items()]
+    model.functions.append(helper.make_function("my", "Own", ["a"], ["b"], body, imports[:1]))
+    model.opset_import.append(imports[1])
+    model.graph.node[0].CopyFrom(node("Own", ["x"], "y", domain="my"))
+    model.graph.ClearField("initializer")
+    path.write_bytes(model.SerializeToString())
+    (weight,) = import_onnx(path).model.parameters()
+    np.testing.assert_array_equal(weight.detach(), weights(2, 4, 3, 3))
 
 
 def test_external_data_of_another_length(tmp_path):
@@ -223,9 +315,18 @@ def test_wider_and_narrower_floats_become_float32(tmp_path):
     assert imported.notes == ("float16 numbers are float32 in the module",)
 
 
-@pytest.mark.parametrize("options", [{"scale": 0.0}, {"std": (1.0, -1.0, 1.0)}])
+ODD_CONVENTIONS = [
+    {"scale": 0.0},
+    {"scale": np.inf},
+    {"std": (1.0, -1.0, 1.0)},
+    {"std": (np.nan,)},
+    {"mean": (0.0, np.nan)},
+]
+
+
+@pytest.mark.parametrize("options", ODD_CONVENTIONS)
 def test_conventions_that_are_none(options):
-    with pytest.raises(OnnxError, match="must be positive"):
+    with pytest.raises(OnnxError, match=r"must be (positive|finite)"):
         InputConvention(**options)
 
 

@@ -32,6 +32,7 @@ from torch.nn import functional as F
 from yolo_hw.errors import QuantError
 from yolo_hw.fixedpoint import FixedPoint, IntArray, Overflow, Rounding
 from yolo_hw.geometry import Window
+from yolo_hw.interop.attribute_names import attribute_name
 from yolo_hw.intgraph.graph import INPUT
 from yolo_hw.intgraph.nodes import AvgPool
 from yolo_hw.nn.activations import activate
@@ -48,9 +49,6 @@ from yolo_hw.quant.weights import dequantised
 BIAS_BITS = 32
 
 _ROUNDINGS = {Rounding.HALF_EVEN: FloatToIntImplType.ROUND, Rounding.FLOOR: FloatToIntImplType.FLOOR}
-
-_TAKEN = frozenset(dir(fx.GraphModule({}, fx.Graph())))
-"""Names that no part of a `torch.fx.GraphModule` can have."""
 
 
 def to_brevitas(model: QatModel | Calibrated) -> fx.GraphModule:
@@ -142,8 +140,8 @@ class _Writer:
         return fx.GraphModule(self.modules, self.code, class_name="BrevitasModel")
 
     def _call(self, name: str, module: nn.Module, *inputs: fx.Node) -> fx.Node:
-        key = name.replace(".", "_")
-        while key in self.modules or key in _TAKEN:
+        key = attribute_name(name)
+        while key in self.modules:
             key += "_"
         self.modules[key] = module
         return self.code.call_module(key, inputs)

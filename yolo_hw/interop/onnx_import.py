@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -50,8 +51,10 @@ class InputConvention:
     std: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
-        if not self.scale > 0 or not all(value > 0 for value in self.std):
+        if not all(0 < value < math.inf for value in (self.scale, *self.std)):
             raise OnnxError(f"input convention: scale and std must be positive, got {self.scale} and {self.std}")
+        if not all(math.isfinite(value) for value in self.mean):
+            raise OnnxError(f"input convention: mean must be finite, got {self.mean}")
 
     @property
     def is_identity(self) -> bool:

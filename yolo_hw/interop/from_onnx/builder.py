@@ -210,9 +210,14 @@ def build_module(
     lost = [name for name in outputs if name not in builder.maps]
     if not problems and lost:
         problems.append(f"output '{lost[0]}' does not depend on the image")
+    lists = [name for name in outputs if not lost and isinstance(builder.maps[name].meta[META], (tuple, list))]
+    if lists:
+        problems.append(f"output '{lists[0]}' must be one map, got a sequence: name its parts")
     if problems:
         supported = ", ".join(sorted(op for op in operators if op not in _OWN))
-        raise OnnxError(f"{document.path}: " + "; ".join(problems) + f". Supported: {supported}")
+        unknown = any(node.op not in (*operators, *FOLDABLE) for node in nodes)
+        hint = f". Supported: {supported}" if unknown else ""
+        raise OnnxError(f"{document.path}: {'; '.join(problems)}{hint}")
     results = [builder.maps[name] for name in outputs]
     shapes = tuple(tuple(node.meta[META].shape[1:]) for node in results)
     builder.graph.output(results[0] if len(results) == 1 else results)

@@ -15,10 +15,10 @@ from yolo_hw.errors import OnnxError
 from yolo_hw.interop.from_onnx.document import Array, OnnxNode, float32
 
 FOLDABLE = frozenset(
-    "Abs Add And Cast Ceil Clip Concat ConstantOfShape CumSum Div Equal Exp Expand Flatten Floor Gather Greater "
-    "GreaterOrEqual Identity Less LessOrEqual Log MatMul Max Min Mod Mul Neg Not Or Pow Range Reciprocal ReduceMax "
-    "ReduceMin ReduceProd ReduceSum Reshape ScatterND Shape Size Slice Split Sqrt Squeeze Sub Tile Transpose Unsqueeze "
-    "Where".split()
+    "Abs Add And Cast CastLike Ceil Clip Concat ConstantOfShape CumSum Div Equal Exp Expand Flatten Floor Gather "
+    "Greater GreaterOrEqual Identity Less LessOrEqual Log MatMul Max Min Mod Mul Neg Not Or Pow Range Reciprocal "
+    "ReduceMax ReduceMin ReduceProd ReduceSum Reshape ScatterND Shape Size Slice Split Sqrt Squeeze Sub Tile Transpose "
+    "Unsqueeze Where".split()
 )
 """Operators that exporters compute shapes and tables of coordinates with."""
 

@@ -27,6 +27,8 @@ OPSETS = range(9, 23)
 """Versions of the standard operators whose meaning is implemented."""
 MAX_BYTES = (1 << 31) - 1
 """What protobuf can hold in one message; the limit of a file together with its external data."""
+MAX_EXTENT = 1 << 16
+"""No side of an image or map is as long."""
 STANDARD = ("", "ai.onnx")
 """The domain of the standard operators has two names."""
 SCOPES = "pkg.torch.onnx.name_scopes"
@@ -39,7 +41,7 @@ class OnnxNode:
 
     Attributes:
         name: Its own, or that of its first output.
-        op: Operator; `patterns` adds some of its own.
+        op: Operator, behind its domain if that is not the standard one; `patterns` adds some of its own.
         inputs: Tensors; "" where an optional one is absent.
         outputs: Tensors.
         attributes: Numbers, strings, lists and arrays.
@@ -103,8 +105,7 @@ def read_document(path: str | Path, input_size: tuple[int, int] | None = None) -
     path = Path(path)
     model = _parse(path)
     _load_external(path, model)
-    if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
+    model = _without_functions(path, model)
     opset = _opset(path, model)
     image, shape, free_batch = _fix_input(path, model, input_size)
     model = _checked(path, model)
@@ -115,7 +116,7 @@ def read_document(path: str | Path, input_size: tuple[int, int] | None = None) -
         path=path,
         name=model.graph.name or path.stem,
         opset=opset,
-        nodes=tuple(_node(node) for node in model.graph.node),
+        nodes=tuple(_node(path, node) for node in model.graph.node),
         constants=constants,
         input=image,
         input_shape=shape,
@@ -139,35 +140,37 @@ def _parse(path: Path) -> onnx.ModelProto:
         raise OnnxError(f"{path}: this is no ONNX file, or it is truncated: {error}") from None
     if not model.graph.node:
         raise OnnxError(f"{path}: the model has no nodes")
+    if not model.graph.output:
+        raise OnnxError(f"{path}: the model has no outputs")
     if model.graph.sparse_initializer:
         raise OnnxError(f"{path}: sparse tensors are not supported: export dense ones")
     return model
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Yield every tensor of a graph: initializers and attributes, those of subgraphs too."""
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield every tensor of a model: initializers and attributes, those of functions and subgraphs too."""
+    waiting: list[onnx.GraphProto | onnx.FunctionProto] = [model.graph, *model.functions]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, onnx.GraphProto):
+            yield from part.initializer
+        for attribute in (attribute for node in part.node for attribute in node.attribute):
             yield from ([attribute.t] if attribute.HasField("t") else [])
             yield from attribute.tensors
-            for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-                yield from _tensors(inner)
+            waiting += [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
 
 
 def _load_external(path: Path, model: onnx.ModelProto) -> None:
     """Read external tensors, each after a look at where it lies and how long it must be."""
     folder, total = path.parent.resolve(), path.stat().st_size
-    external = [x for x in _tensors(model.graph) if x.data_location == onnx.TensorProto.EXTERNAL]
+    external = [x for x in _tensors(model) if x.data_location == onnx.TensorProto.EXTERNAL]
     for tensor in external:
         entries = {entry.key: entry.value for entry in tensor.external_data}
         place = f"{path}: tensor '{tensor.name}'"
-        source = folder / entries.get("location", "")
-        inside = folder in source.resolve().parents and not Path(entries.get("location", "/")).is_absolute()
-        if not inside:
-            raise OnnxError(
-                f"{place}: external data must lie in the model's folder or below, got '{entries.get('location', '')}'"
-            )
+        location = entries.get("location", "")
+        source = folder / location
+        if "\0" in location or Path(location).is_absolute() or folder not in source.resolve().parents:
+            raise OnnxError(f"{place}: external data must lie in the model's folder or below, got {location!r}")
         if not source.is_file():
             raise OnnxError(f"{place}: the file of external data {source} is missing")
         offset, length = (_natural(place, entries.get(key, default)) for key, default in (("offset", "0"),
@@ -196,6 +199,16 @@ def _natural(place: str, text: str) -> int:
         raise OnnxError(f"{place}: offset and length of external data must be whole numbers, got '{text}'") from None
 
 
+def _without_functions(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with the operators that it defines itself spelt out."""
+    if not model.functions:
+        return model
+    try:
+        return onnx.inliner.inline_local_functions(model)
+    except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
+        raise OnnxError(f"{path}: its functions cannot be put in place: {_first_line(error)}") from None
+
+
 def _opset(path: Path, model: onnx.ModelProto) -> int:
     versions = [entry.version for entry in model.opset_import if entry.domain in STANDARD]
     if len(versions) != 1 or versions[0] not in OPSETS:
@@ -218,7 +231,8 @@ def _fix_input(
     kind, place = image.type.tensor_type, f"{path}: input '{image.name}'"
     floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
     if kind.elem_type not in floats:
-        name = onnx.TensorProto.DataType.Name(kind.elem_type)
+        names = {int(number): name for name, number in onnx.TensorProto.DataType.items()}
+        name = names.get(kind.elem_type, f"an unknown type {kind.elem_type}")
         raise OnnxError(f"{place}: must be floating point, got {name}: export the float model")
     shape = _extents(image)
     if len(shape) != 4:
@@ -235,8 +249,8 @@ def _fix_input(
             "or export with free height and width"
         )
     full = (shape[0] or 1, shape[1], int(fixed[0] or 0), int(fixed[1] or 0))
-    if min(full) < 1 or max(full) >= 1 << 16:
-        raise OnnxError(f"{place}: every extent must be from 1 to {(1 << 16) - 1}, got {list(full)}")
+    if min(full) < 1 or max(full) >= MAX_EXTENT:
+        raise OnnxError(f"{place}: every extent must be from 1 to {MAX_EXTENT - 1}, got {list(full)}")
     for dim, extent in zip(kind.shape.dim, full, strict=True):
         dim.dim_value = extent
     return image.name, full, shape[0] is None
@@ -250,7 +264,7 @@ def _checked(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
         for output in model.graph.output:
             output.type.tensor_type.ClearField("shape")  # may name the batch that is fixed now
         return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
         raise OnnxError(f"{path}: not a valid ONNX model: {_first_line(error)}") from None
 
 
@@ -272,18 +286,21 @@ def float32(array: Array, notes: list[str]) -> Array:
     return np.asarray(array.astype(np.float32))
 
 
-def _node(proto: onnx.NodeProto) -> OnnxNode:
+def _node(path: Path, proto: onnx.NodeProto) -> OnnxNode:
+    name = proto.name or next((out for out in proto.output if out), proto.op_type)
     attributes: dict[str, Any] = {}
     for attribute in proto.attribute:
         value = helper.get_attribute_value(attribute)
         if isinstance(value, onnx.TensorProto):
-            value = float32(np.asarray(numpy_helper.to_array(value)), [])
-        attributes[attribute.name] = value.decode() if isinstance(value, bytes) else value
-    name = proto.name or next((out for out in proto.output if out), proto.op_type)
+            value = _array(path, value, [])
+        try:
+            attributes[attribute.name] = value.decode() if isinstance(value, bytes) else value
+        except UnicodeDecodeError:
+            raise OnnxError(f"{path}: node '{name}': attribute {attribute.name} must be text, got {value!r}") from None
     domain = "" if proto.domain in STANDARD else proto.domain
-    return OnnxNode(
-        name, proto.op_type, tuple(proto.input), tuple(proto.output), attributes, domain, _scope(proto)
-    )  # fmt: skip
+    # An operator of another domain may have a standard one's name, but never its meaning.
+    op = f"{domain}::{proto.op_type}" if domain else proto.op_type
+    return OnnxNode(name, op, tuple(proto.input), tuple(proto.output), attributes, domain, _scope(proto))
 
 
 def _scope(proto: onnx.NodeProto) -> str | None:

@@ -24,6 +24,9 @@ def layer(call: Call, make: Callable[[], nn.Module], tensors: dict[str, Array], 
     """Add a module with the arrays of the file; one with the same arrays and options is called again."""
     arrays = {key: as_tensor(f"{call.node.name}.{key}", value) for key, value in tensors.items()}
     fresh = make()
+    for name, wanted in fresh.named_parameters():
+        if wanted.shape != arrays[name].shape:
+            raise Refused(f"its {name} must have shape {list(wanted.shape)}, got {list(arrays[name].shape)}")
     key = (call.node.op, call.node.inputs[1:], repr(call.node.attributes), repr(fresh))
     builder = call.builder
     if key not in builder.shared:
@@ -39,6 +42,7 @@ def conv(call: Call) -> Result:
     weight, bias = call.constant(1), call.optional(2)
     _two_dimensional(call, weight.ndim - 2)
     kernel, stride, dilation, groups = _geometry(call, weight.shape[2:])
+    _whole_groups(len(weight), groups)
     x, padding = _padded(call, kernel, stride, dilation, 0.0)
 
     def make() -> nn.Module:
@@ -53,6 +57,7 @@ def conv_transpose(call: Call) -> Result:
     weight, bias = call.constant(1), call.optional(2)
     _two_dimensional(call, weight.ndim - 2)
     kernel, stride, dilation, groups = _geometry(call, weight.shape[2:])
+    _whole_groups(len(weight), groups)
     pads = tuple(call.attribute("pads", (0, 0, 0, 0)))
     if call.attribute("auto_pad", "NOTSET") != "NOTSET" or call.attribute("output_shape") or pads[:2] != pads[2:]:
         raise Refused("auto_pad, output_shape and padding that differs on opposite sides are not supported")
@@ -69,6 +74,11 @@ def conv_transpose(call: Call) -> Result:
 def _two_dimensional(call: Call, axes: int) -> None:
     if axes != 2 or len(call.shape(0)) != 4:
         raise Refused(f"must work on images [N, C, H, W], got {axes} spatial axes on {len(call.shape(0))} extents")
+
+
+def _whole_groups(channels: int, groups: int) -> None:
+    if channels % groups:
+        raise Refused(f"group must divide the {channels} channels of its weights, got {groups}")
 
 
 def _geometry(call: Call, kernel: tuple[int, ...]) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]:

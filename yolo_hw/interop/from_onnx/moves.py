@@ -31,12 +31,37 @@ def split(call: Call) -> Result:
     sizes = call.integers(1, "split")
     if sizes is None:
         count = int(call.attribute("num_outputs", len(call.node.outputs)))
-        each = -(-shape[axis] // count)
-        sizes = [min(each, shape[axis] - i * each) for i in range(count)]
-    if sum(sizes) != shape[axis] or min(sizes) < 1:
-        raise Refused(f"its parts {sizes} must fill the {shape[axis]} elements along axis {axis}")
-    parts = call.builder.call(torch.split, call.map(0), sizes, axis)
+        sizes = _parts_of(-(-shape[axis] // count), shape[axis])
+    parts = _split(call, sizes, axis)
     return tuple(call.builder.call(operator.getitem, parts, i) for i in range(len(sizes)))
+
+
+def split_to_sequence(call: Call) -> Result:
+    """SplitToSequence, what torch's newer exporter writes for `chunk`: a tuple that `sequence_at` picks from."""
+    if not call.has(1):
+        raise Refused("must say how long its parts are")
+    axis = int(call.attribute("axis", 0)) % len(call.shape(0))
+    lengths = call.constant(1)
+    whole = call.shape(0)[axis]
+    sizes = _parts_of(int(lengths), whole) if lengths.ndim == 0 and lengths > 0 else lengths.reshape(-1).tolist()
+    return _split(call, sizes, axis)
+
+
+def _parts_of(each: int, whole: int) -> list[int]:
+    """Return the lengths of equal parts and the rest."""
+    return [min(each, whole - start) for start in range(0, whole, each)]
+
+
+def _split(call: Call, sizes: Sequence[int], axis: int) -> fx.Node:
+    whole = call.shape(0)[axis]
+    if sum(sizes) != whole or min(sizes) < 1:
+        raise Refused(f"its parts {list(sizes)} must fill the {whole} elements along axis {axis}")
+    return call.builder.call(torch.split, call.map(0), list(sizes), axis)
+
+
+def sequence_at(call: Call) -> Result:
+    """SequenceAt: one of the parts."""
+    return call.builder.call(operator.getitem, call.map(0), int(call.constant(1)))
 
 
 def slice_(call: Call) -> Result:
@@ -149,6 +174,9 @@ def gather(call: Call) -> Result:
     axis = int(call.attribute("axis", 0)) % len(shape)
     if axis == 0 or indices.ndim > 1:
         raise Refused("must take elements along an axis other than that of the images, by one list of indices")
+    if not indices.size or indices.min() < -shape[axis] or indices.max() >= shape[axis]:
+        found = indices.reshape(-1).tolist()
+        raise Refused(f"its indices must be from {-shape[axis]} to {shape[axis] - 1}, got {found}")
     wrapped = (indices % shape[axis]).reshape(-1).tolist()
     taken = wrapped[0] if indices.ndim == 0 else _range(wrapped)
     return call.builder.call(operator.getitem, call.map(0), (*[slice(None)] * axis, taken))
@@ -198,6 +226,8 @@ def space_to_depth(call: Call) -> Result:
 MOVES: dict[str, Operator] = {
     "Concat": concat,
     "Split": split,
+    "SplitToSequence": split_to_sequence,
+    "SequenceAt": sequence_at,
     "Slice": slice_,
     "Reshape": reshape,
     "Flatten": flatten,

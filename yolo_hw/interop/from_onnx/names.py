@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Mapping
 
 import onnx
-from torch import nn
 
+from yolo_hw.interop.attribute_names import attribute_name
 from yolo_hw.interop.from_onnx.document import OnnxNode
 
 CONSTANTS = "constants"
@@ -62,6 +62,5 @@ def _path(node: OnnxNode, constants: Mapping[str, object]) -> str:
 
 
 def _valid(parts: Iterable[str]) -> str:
-    """Return a path torch takes; names of a module's own methods get an underscore."""
-    cleaned = [re.sub(r"\W", "_", part) for part in parts if part]
-    return ".".join(f"{part}_" if hasattr(nn.Module, part) or part == "training" else part for part in cleaned)
+    """Return a path torch takes."""
+    return ".".join(attribute_name(part) for part in parts if part)

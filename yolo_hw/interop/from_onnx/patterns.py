@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from onnx import helper
 
 from yolo_hw.interop.from_onnx.constants import constant_value
 from yolo_hw.interop.from_onnx.document import Array, OnnxDocument, OnnxNode
@@ -50,12 +51,14 @@ class Simplified:
     Attributes:
         nodes: In execution order; some may be of no use any more.
         constants: Of the document, of its Constant nodes, and new ones.
+        live: Tensors that depend on the image's pixels; what depends on its shape alone becomes constant.
         alias: Tensor -> the one it is a copy of.
         producer: Tensor -> the node that makes it.
     """
 
     nodes: list[OnnxNode] = field(default_factory=list)
     constants: dict[str, Array] = field(default_factory=dict)
+    live: set[str] = field(default_factory=set)
     alias: dict[str, str] = field(default_factory=dict)
     producer: dict[str, OnnxNode] = field(default_factory=dict)
 
@@ -81,35 +84,57 @@ def needed(simplified: Simplified, outputs: Sequence[str]) -> list[OnnxNode]:
 
 def simplify(document: OnnxDocument) -> Simplified:
     """Return the nodes of a document with copies dropped and patterns joined."""
-    graph = Simplified(constants=dict(document.constants))
-    uses = Counter(name for node in document.nodes for name in node.inputs) + Counter(document.outputs)
-    for original in document.nodes:
-        node = replace(original, inputs=tuple(graph.resolve(name) for name in original.inputs))
-        if node.op == "Constant" and (value := constant_value(node)) is not None:
-            graph.constants[node.outputs[0]] = value
-            continue
-        if node.op == "CastLike" and node.inputs[0] in graph.constants:
-            like = graph.constants.get(node.inputs[1], np.zeros(0, np.float32))  # maps are float32
-            graph.constants[node.outputs[0]] = graph.constants[node.inputs[0]].astype(like.dtype)
-            continue
-        if _copies(node, graph):
-            graph.alias[node.outputs[0]] = node.inputs[0]
-            continue
-        node = _add_bias(graph, _join(graph, _specialise(graph, node)), uses)
+    graph = Simplified(constants=dict(document.constants), live={document.input})
+    nodes = _without_copies(document, graph)
+    uses = Counter(name for node in nodes for name in node.inputs)
+    uses.update(graph.resolve(name) for name in document.outputs)
+    for original in nodes:
+        node = _add_bias(graph, _join(graph, _specialise(graph, original)), uses)
         graph.nodes.append(node)
         graph.producer |= dict.fromkeys(node.outputs, node)
     return graph
 
 
-def _copies(node: OnnxNode, graph: Simplified) -> bool:
-    """Whether a node's output is its input: what it does matters in training only, or to the width of floats."""
-    if node.op == "Identity":
-        return True
+def _without_copies(document: OnnxDocument, graph: Simplified) -> list[OnnxNode]:
+    """Return the nodes that do something; note what is constant, live, and a copy."""
+    nodes = []
+    for original in document.nodes:
+        node = replace(original, inputs=tuple(graph.resolve(name) for name in original.inputs))
+        if node.op == "Constant" and (value := constant_value(node)) is not None:
+            graph.constants[node.outputs[0]] = value
+            continue
+        if node.op == "CastLike" and (like := _dtype(graph, node.inputs[1])) is not None:
+            if node.inputs[0] in graph.constants:
+                graph.constants[node.outputs[0]] = graph.constants[node.inputs[0]].astype(like)
+                continue
+            to = helper.np_dtype_to_tensor_dtype(like)
+            node = replace(node, op="Cast", inputs=node.inputs[:1], attributes={"to": to})
+        if _copies(node, graph.live):
+            graph.alias[node.outputs[0]] = node.inputs[0]
+            continue
+        if node.op not in ("Shape", "Size") and graph.live & set(node.inputs):
+            graph.live |= set(node.outputs)
+        nodes.append(node)
+    return nodes
+
+
+def _dtype(graph: Simplified, tensor: str) -> np.dtype[Any] | None:
+    """Return the type of a map or a constant, None where it is not known yet."""
+    if tensor in graph.live:
+        return np.dtype(np.float32)
+    return graph.constants[tensor].dtype if tensor in graph.constants else None
+
+
+def _copies(node: OnnxNode, live: set[str]) -> bool:
+    """Whether a node's output is its input: what it does matters in training only, or to the width of a map's floats.
+
+    A cast of what is no map is computed: it may make fractions of whole numbers possible.
+    """
     if node.op == "Dropout":
         return len([name for name in node.outputs if name]) == 1
-    if node.op == "CastLike":
-        return node.inputs[0] not in graph.constants and node.inputs[1] not in graph.constants
-    return node.op == "Cast" and node.inputs[0] not in graph.constants and node.attributes.get("to") in FLOATS
+    return node.op == "Identity" or (
+        node.op == "Cast" and node.inputs[0] in live and node.attributes.get("to") in FLOATS
+    )
 
 
 def _specialise(graph: Simplified, node: OnnxNode) -> OnnxNode:
@@ -149,7 +174,7 @@ def _join(graph: Simplified, node: OnnxNode) -> OnnxNode:
 
 def _matches(graph: Simplified, tree: tuple[Any, ...], node: OnnxNode, bound: dict[str, str]) -> bool:
     operands = tree[1:]
-    if node.op != tree[0] or node.domain or len(node.inputs) != len(operands):
+    if node.op != tree[0] or len(node.inputs) != len(operands):
         return False
     orders = [node.inputs, node.inputs[::-1]] if node.op in COMMUTATIVE else [node.inputs]
     for inputs in orders:
@@ -180,12 +205,20 @@ def _add_bias(graph: Simplified, node: OnnxNode, uses: Counter[str]) -> OnnxNode
             continue
         weight = graph.constants.get(layer.inputs[1])
         if layer.op == "MatMul" and weight is not None and weight.ndim == 2 and bias.shape == weight.shape[1:]:
-            return replace(layer, op="Linear", inputs=(*layer.inputs, bias_name), outputs=node.outputs)
+            return _with_bias(graph, replace(layer, op="Linear"), bias_name, node)
         if layer.op == "Conv" and weight is not None and bias.size == len(weight) and _per_channel(bias, weight):
             flat = f"{bias_name}/flat"
             graph.constants[flat] = bias.reshape(-1)
-            return replace(layer, inputs=(*layer.inputs, flat), outputs=node.outputs)
+            return _with_bias(graph, layer, flat, node)
     return node
+
+
+def _with_bias(graph: Simplified, layer: OnnxNode, bias: str, add: OnnxNode) -> OnnxNode:
+    """Return the layer with its bias, under its name; the one without keeps that of its tensor."""
+    (bare,) = layer.outputs
+    index = graph.nodes.index(graph.producer[bare])
+    graph.nodes[index] = graph.producer[bare] = replace(graph.producer[bare], name=bare)
+    return replace(layer, inputs=(*layer.inputs, bias), outputs=add.outputs)
 
 
 def _per_channel(bias: Array, weight: Array) -> bool:

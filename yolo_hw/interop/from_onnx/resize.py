@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch.nn.functional as F
 
 from yolo_hw.interop.from_onnx.builder import Call, Operator, Refused, Result
+from yolo_hw.interop.from_onnx.document import MAX_EXTENT
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -60,6 +61,8 @@ def _sizes(call: Call, scales_at: int, sizes_at: int | None) -> list[tuple[int, 
     values = call.constant(sizes_at if by_size and sizes_at is not None else scales_at).reshape(-1)
     if by_size and call.attribute("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise Refused("keep_aspect_ratio_policy must be stretch")
+    if not np.isfinite(values).all() or np.abs(values).max() >= MAX_EXTENT:
+        raise Refused(f"must have finite sizes or scales below {MAX_EXTENT}, got {values.tolist()}")
     if len(values) != len(list(axes)):
         raise Refused(f"must have one number for each of {len(list(axes))} axes, got {len(values)}")
     for axis, value in zip(axes, values.tolist(), strict=True):
@@ -78,8 +81,8 @@ def _repeat(call: Call, targets: list[tuple[int, float]], coordinates: str, near
         raise Refused(f"positions by {coordinates} and {nearest} are not supported")
     factors = []
     for before, (after, scale) in zip(shape[2:], targets[2:], strict=True):
-        if after < before or after % before:
-            raise Refused(f"must enlarge by a whole factor, got {before} to {after}")
+        if after < before or after % before or after >= MAX_EXTENT:
+            raise Refused(f"must enlarge by a whole factor to less than {MAX_EXTENT}, got {before} to {after}")
         positions = COORDINATES[coordinates](np.arange(after, dtype=np.float64), scale, before, after)
         pixels = np.clip(NEAREST[nearest](positions), 0, before - 1)
         if not np.array_equal(pixels, np.arange(after) // (after // before)):

@@ -30,6 +30,7 @@ INTEGER_FORM = frozenset([*ACTIVATIONS, *JOINS, *POOLS])
 """Operators that an integer network may end with; Concat, Flatten, Reshape and Squeeze in some forms."""
 GATES = ("Sigmoid", "Hardsigmoid")
 SCALING = ("Add", "Sub", "Mul", "Div", "Pow")
+SPLITS = ("Split", "SplitToSequence", "SequenceAt")
 FLATTENING = ("Flatten", "Reshape", "Squeeze")
 
 
@@ -52,19 +53,14 @@ class _Parts:
 
     document: OnnxDocument
     simplified: Simplified
-    live: set[str] = field(default_factory=set)
     body: set[str] = field(default_factory=set)
     """Names of tensors made by body nodes."""
 
     def __post_init__(self) -> None:
-        self.live = {self.document.input}
-        nodes = []
-        for node in self.simplified.nodes:
-            if node.op not in ("Shape", "Size") and self.live & set(node.inputs):
-                self.live |= set(node.outputs)
-                nodes.append(node)
         read_by_body: set[str] = set()
-        for node in reversed(nodes):
+        for node in reversed(self.simplified.nodes):
+            if not self.simplified.live & set(node.outputs):
+                continue
             if self._is_layer(node) or read_by_body & set(node.outputs):
                 read_by_body |= set(node.inputs)
                 self.body |= set(node.outputs)
@@ -83,7 +79,7 @@ class _Parts:
 
     def inputs(self, node: OnnxNode) -> list[str]:
         """Return what a node reads of what depends on the image."""
-        return [name for name in node.inputs if name in self.live]
+        return [name for name in node.inputs if name in self.simplified.live]
 
     def tail_of(self, output: str) -> list[OnnxNode]:
         """Return the tail nodes that `output` depends on, in order."""
@@ -101,7 +97,7 @@ class _Parts:
         if node.op in FLATTENING:
             before, after = self.shape(node.inputs[0]), self.shape(node.outputs[0])
             return before[2:] == (1, 1) and len(after) == 2 and after[1:] == before[1:2]
-        return node.op in INTEGER_FORM and not node.domain
+        return node.op in INTEGER_FORM
 
     def shape(self, tensor: str) -> tuple[int | None, ...]:
         """Return the inferred shape; () where it is not known."""
@@ -123,7 +119,7 @@ class _Parts:
     def _is_gate(self, node: OnnxNode) -> bool:
         constants = [self.simplified.constants.get(name) for name in node.inputs]
         scaled = node.op in SCALING and any(value is not None and value.size == 1 for value in constants)
-        return scaled or node.op in (*GATES, "Concat", "Split", "Slice")
+        return scaled or node.op in (*GATES, "Concat", "Slice", *SPLITS)
 
 
 def cut_by_default(document: OnnxDocument, simplified: Simplified) -> Cut:
@@ -152,13 +148,20 @@ def cut_at(document: OnnxDocument, simplified: Simplified, names: Sequence[str])
         OnnxError: A name stands for nothing.
     """
     tensors = {name: simplified.resolve(name) for name in [*simplified.producer, *simplified.alias]}
-    known = {node.name: node.outputs[0] for node in simplified.nodes} | tensors
+    known: dict[str, list[str]] = {}
+    for node in simplified.nodes:
+        known.setdefault(node.name, []).append(node.outputs[0])
+    known |= {name: [tensor] for name, tensor in tensors.items()}
     outputs: list[str] = []
     for wanted in names:
-        if wanted in known:
-            outputs.append(known[wanted])
-            continue
-        found = [tensor for name, tensor in known.items() if fnmatchcase(name, wanted)]
+        if len(known.get(wanted, ())) > 1:
+            raise OnnxError(
+                f"{document.path}: {len(known[wanted])} nodes are called '{wanted}'; name one of their tensors, "
+                f"{', '.join(known[wanted])}"
+            )
+        found = known.get(wanted) or [
+            tensor for name, group in known.items() if fnmatchcase(name, wanted) for tensor in group
+        ]
         if not found:
             raise OnnxError(
                 f"{document.path}: there is no tensor or node '{wanted}'{nearest(wanted, known)}; the outputs are "
