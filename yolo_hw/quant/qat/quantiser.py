@@ -7,10 +7,11 @@ import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 
 from yolo_hw.errors import QuantError
 from yolo_hw.fixedpoint import MAX_ABS_FRAC, FixedPoint, Overflow, Rounding
@@ -230,11 +231,7 @@ class TqtQuantiser(Quantiser):
     def forward(self, x: Tensor, limits: FracLimits | None = None) -> Tensor:
         """See `Quantiser.forward`."""
         log2_t, grid = self.log2_t.detach() if self.frozen else self.log2_t, self.grid
-        if limits is None:
-            log2_t = log2_t.clamp(grid.magnitude_bits - MAX_ABS_FRAC, grid.magnitude_bits + MAX_ABS_FRAC)
-        else:
-            lowest, highest = (grid.magnitude_bits - limit.to(log2_t) for limit in (limits.highest, limits.lowest))
-            log2_t = log2_t.clamp(max=highest).clamp(min=lowest)
+        log2_t = _between(log2_t, limits, grid.magnitude_bits)
         return fake_quant_tqt(x, log2_t, grid.bits, grid.signed, grid.rounding, overflow=grid.overflow)
 
 
@@ -261,13 +258,8 @@ class LsqQuantiser(Quantiser):
 
     def forward(self, x: Tensor, limits: FracLimits | None = None) -> Tensor:
         """See `Quantiser.forward`."""
-        log2_scale = self.log2_scale.detach() if self.frozen else self.log2_scale
-        if limits is None:
-            log2_scale = log2_scale.clamp(-MAX_ABS_FRAC, MAX_ABS_FRAC)
-        else:
-            lowest, highest = (-limit.to(log2_scale) for limit in (limits.highest, limits.lowest))
-            log2_scale = log2_scale.clamp(max=highest).clamp(min=lowest)
-        grid = self.grid
+        log2_scale, grid = self.log2_scale.detach() if self.frozen else self.log2_scale, self.grid
+        log2_scale = _between(log2_scale, limits, 0)
         return fake_quant_lsq(x, log2_scale.exp2(), grid.bits, grid.signed, grid.rounding, overflow=grid.overflow)
 
 
@@ -285,6 +277,33 @@ def limited(frac: Tensor, limits: FracLimits | None) -> Tensor:
     if limits is None:
         return frac
     return frac.clamp(min=limits.lowest.to(frac)).clamp(max=limits.highest.to(frac))
+
+
+class _Bounded(Function):
+    """A clamp whose gradient still leads back between the bounds; the one that leads further away is 0.
+
+    `torch.clamp` has none at all outside, so that a trained parameter which once has left its bounds, or which begins
+    there, would rest forever.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:  # noqa: ANN401 - torch has no type for it
+        ctx.save_for_backward(x < lowest, x > highest)
+        return x.clamp(max=highest).clamp(min=lowest)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        below, above = ctx.saved_tensors
+        return grad.masked_fill((below & (grad > 0)) | (above & (grad < 0)), 0), None, None
+
+
+def _between(parameter: Tensor, limits: FracLimits | None, offset: int) -> Tensor:
+    """Return a trained ``offset - frac`` [C] within `limits`, within what the operators take where there are none."""
+    if limits is None:
+        ends = (parameter.new_full((1,), frac, requires_grad=False) for frac in (-MAX_ABS_FRAC, MAX_ABS_FRAC))
+        limits = FracLimits(*ends)
+    lowest, highest = (offset - limit.to(parameter) for limit in (limits.highest, limits.lowest))
+    return cast(Tensor, _Bounded.apply(parameter, lowest, highest))  # type: ignore[no-untyped-call]
 
 
 def exact_exp2(exponent: Tensor) -> Tensor:
