@@ -7,7 +7,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -61,6 +61,9 @@ class QatModel(nn.Module):
         obstacle: Why there is no integer form of the model: the first layer and its reason; None if there is one.
     """
 
+    parameters_rest: ClassVar[bool] = True
+    """Steps that are frozen, and biases ahead of a batch norm until that is, have no gradient."""
+
     calibrated: Tensor
 
     def __init__(self, traced: TracedModel, network: Network | None, config: QuantConfig, qat: QatConfig) -> None:
@@ -94,7 +97,11 @@ class QatModel(nn.Module):
             if isinstance(node, FoldedConv):
                 self.convs[_key(node.name)] = self._make_conv(node, traced.sources[node.name])
         shared = share_parameters({name: self.conv(name) for name in traced.sources}, traced.sources)
-        constant = {name for name, source in traced.sources.items() if source.fixed or source.fixed_bias}
+        constant = {
+            name
+            for name, source in traced.sources.items()
+            if source.fixed or source.fixed_bias or not self.conv(name).scalable
+        }
         self._tied = shared | constant
         self.register_buffer("calibrated", torch.tensor(False))
         self.obstacle = self._find_obstacle()
@@ -198,7 +205,7 @@ class QatModel(nn.Module):
         return replace(self.graph, nodes=tuple(with_weights(node) for node in self.graph.nodes))
 
     def forward(self, x: Tensor) -> Any:  # noqa: ANN401 - whatever the float model returns
-        """Run the network.
+        """Run the network, without mixed precision: sums of products need the bits of a float32.
 
         Args:
             x: [N, C, H, W] pixels / 255, of the network's size.
@@ -217,7 +224,7 @@ class QatModel(nn.Module):
             if self.training:
                 for quantiser in self.formats.values():
                     batch.enter_context(cast(Quantiser, quantiser).one_batch())
-            with self._explained():
+            with self._explained(), torch.autocast(x.device.type, enabled=False):
                 found = {name: out for name, out in self.run(x) if name in wanted}
         maps = [found[tensor] for tensor, _ in self.graph.outputs]
         return maps if self._pack is None else self._pack(maps)
