@@ -18,7 +18,7 @@ from torch import Tensor
 
 from yolo_hw.darknet.layers import Shape
 from yolo_hw.errors import QuantError, nearest
-from yolo_hw.fixedpoint import FixedPoint
+from yolo_hw.fixedpoint import FixedPoint, Overflow, Rounding
 from yolo_hw.intgraph.graph import INPUT, INPUT_FORMAT
 from yolo_hw.nn.activations import activate
 from yolo_hw.quant import folded as G
@@ -356,6 +356,7 @@ class _Candidates:
 
 
 def _start(ranges: RangeStatistics, bits: int, signed: bool, config: QuantConfig) -> CandidateStatistics:
-    base = finest_frac(ranges.lo, ranges.hi, bits, signed)
+    rounding = config.rounding if config.overflow is Overflow.WRAP else Rounding.HALF_UP
+    base = finest_frac(ranges.lo, ranges.hi, bits, signed, rounding)
     extreme = max(ranges.hi, -ranges.lo)
     return CandidateStatistics(base, bits, signed, extreme, rounding=config.rounding, overflow=config.overflow)
