@@ -32,7 +32,7 @@ def test_overrides_parse(text, expected):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "conv_0", "conv_0:", ":w=8", "conv_0:w", "conv_0:w=x", "conv_0:b=8", "conv_0:w=8;a=8"]
+    "text", ["", "conv_0", "conv_0:", ":w=8", "conv_0:w", "conv_0:w=x", "conv_0:b=8", "conv_0:w=8;a=8", "a:w=8,w=4"]
 )
 def test_malformed_overrides_are_quoted(text):
     with pytest.raises(QuantError, match="PATTERN:w=BITS") as caught:
@@ -65,6 +65,7 @@ def test_the_contract_follows_the_options():
         ({"w_bits": 9}, "w_bits must be one of 2, 3, 4, 5, 6, 7, 8, 16, got 9"),
         ({"a_bits": 1}, "a_bits must be one of 2, 3, 4, 5, 6, 7, 8, 16, got 1"),
         ({"overrides": (Override("conv_0", a_bits=32),)}, "conv_0:a must be one of"),
+        ({"overrides": (Override("conv_0"),)}, "override 'conv_0' must give w_bits, a_bits or both"),
         ({"equalise": 1.5}, r"equalise must be in \[0, 1\], got 1.5"),
         ({"percentile": 50}, r"percentile must be in \(50, 100\], got 50"),
         ({"percentile": 100.1}, r"percentile must be in \(50, 100\], got 100.1"),

@@ -124,11 +124,14 @@ class Override:
         try:
             for item in rest.split(","):
                 key, _, value = item.partition("=")
-                values[{"w": "w_bits", "a": "a_bits"}[key.strip()]] = int(value)
+                name = {"w": "w_bits", "a": "a_bits"}[key.strip()]
+                if name in values:
+                    raise KeyError(name)
+                values[name] = int(value)
         except (KeyError, ValueError):
             colon = ""
         if not colon or not pattern:
-            raise QuantError(f"an override must be PATTERN:w=BITS,a=BITS (w or a may be left out), got '{text}'")
+            raise QuantError(f"an override must be PATTERN:w=BITS,a=BITS (one may be left out), got '{text}'")
         return cls(pattern, **values)
 
 
@@ -185,6 +188,8 @@ class QuantConfig:
             if self.profile.leaky is not None or name != "leaky":
                 self._check_target(name, getattr(self, name), allowed)
         for override in self.overrides:
+            if override.w_bits is None and override.a_bits is None:
+                raise QuantError(f"override '{override.pattern}' must give w_bits, a_bits or both")
             for name, maybe in (("w", override.w_bits), ("a", override.a_bits)):
                 if maybe is not None:
                     _check_bits(f"{override.pattern}:{name}", maybe)
