@@ -16,6 +16,7 @@ from yolo_hw.fixedpoint import Overflow, Rounding
 from yolo_hw.intgraph import NumericContract
 from yolo_hw.intgraph.target_profiles import TARGETS
 from yolo_hw.quant import LeakySlope, Override, QuantConfig
+from yolo_hw.search_log import fingerprint
 
 
 @pytest.mark.parametrize(
@@ -112,6 +113,19 @@ def test_a_narrow_accumulator_keeps_the_contract_at_32_bits():
 def test_what_the_target_forbids_is_an_error_that_names_both(target, options, message):
     with pytest.raises(QuantError, match=message):
         QuantConfig(target=target, **options)
+
+
+def test_a_profile_file_is_read_once(tmp_path):
+    """What has been measured with it stays with it: a search's log tells other contents apart."""
+    path = tmp_path / "board.toml"
+    text = 'name = "board"\nabout = "Ours."\nconv_shift = [0, {}]\n'
+    path.write_text(text.format(15))
+    config = QuantConfig(target=str(path))
+    path.write_text(text.format(9))
+    assert replace(config, w_bits=4).profile.conv_shift == (0, 15)
+    again = QuantConfig(target=str(path))
+    assert again.profile.conv_shift == (0, 9)
+    assert fingerprint({}, config) != fingerprint({}, again)
 
 
 @pytest.mark.parametrize(("mul", "shift"), [(0, 3), (1 << 16, 3), (1, -1), (1, 32)])

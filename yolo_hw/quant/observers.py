@@ -48,13 +48,10 @@ def finest_frac(lo: float, hi: float, bits: int, signed: bool, rounding: Roundin
     fmt = FixedPoint(bits, 0, signed)
     if lo == 0 and hi == 0:
         return bits - 1
-    frac = MAX_ABS_FRAC // 2
-    while frac > -MAX_ABS_FRAC // 2:
-        lowest, highest = round_real(np.ldexp([lo, hi], frac), rounding)
-        if fmt.lo <= lowest and highest <= fmt.hi:
-            break
-        frac -= 1
-    return frac
+    fracs = np.arange(MAX_ABS_FRAC // 2, -MAX_ABS_FRAC // 2 - 1, -1)
+    lowest, highest = round_real(np.ldexp([[lo], [hi]], fracs), rounding)
+    fits = (fmt.lo <= lowest) & (highest <= fmt.hi)
+    return int(fracs[fits.argmax() if fits.any() else -1])
 
 
 class CandidateStatistics:
@@ -85,6 +82,15 @@ class CandidateStatistics:
         self.extreme = extreme
         self.histogram = torch.zeros(_HISTOGRAM_BINS, dtype=torch.float64)
         self.cells = CodeHistogram(self.formats, rounding)
+
+    @classmethod
+    def around(
+        cls, seen: RangeStatistics, bits: int, signed: bool, rounding: Rounding, overflow: Overflow
+    ) -> CandidateStatistics:
+        """Return the statistics of a group with these ranges."""
+        ends = rounding if overflow is Overflow.WRAP else Rounding.HALF_UP
+        base = finest_frac(seen.lo, seen.hi, bits, signed, ends)
+        return cls(base, bits, signed, max(seen.hi, -seen.lo), rounding=rounding, overflow=overflow)
 
     def rounded(self, x: Tensor) -> list[Tensor]:
         """Return `x` in the grid of every candidate."""

@@ -187,7 +187,7 @@ class HeadNoise:
 
     def __call__(self, graph: IntGraph) -> float:
         """See `Score`."""
-        found = Engine(graph, threads=1).run_batch(self.codes)
+        found = Engine(graph, threads=torch.get_num_threads()).run_batch(self.codes)
         ratios = []
         for output, wanted, codes in zip(graph.outputs, self.wanted, found, strict=True):
             likeness = Likeness()

@@ -3,6 +3,7 @@
 
 import copy
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,8 +18,9 @@ from torch import nn
 
 from yolo_hw.darknet.layers import ACTIVATIONS, Shape
 from yolo_hw.errors import QuantError
+from yolo_hw.intgraph.target_profiles import find_target
 from yolo_hw.quant import QuantConfig, fold_model
-from yolo_hw.quant.qat import FreezeQat, QatConfig, ScaleMethod, float_model, lower_model, prepare_qat
+from yolo_hw.quant.qat import FreezeQat, HeadForm, QatConfig, ScaleMethod, float_model, lower_model, prepare_qat
 from yolo_hw.train import Optimizer, SaveCheckpoint, TrainConfig, fit
 from yolo_hw.train.batches import Batch
 
@@ -147,6 +149,21 @@ def test_what_a_batch_norm_lacks_is_not_trained(kept):
             np.testing.assert_array_equal(one.bias, two.bias)
     float_model(qat, model)(x)
     assert_qat_ladder(qat.eval(), images[0][0])
+
+
+@pytest.mark.parametrize("heads", list(HeadForm))
+def test_short_biases_are_trained_as_they_are_stored(heads):
+    """On a target whose biases have 8 bits a frozen model computes the same in training and in evaluation."""
+    target = replace(find_target("dpu-like"), name="board", w_bits=(8, 16), a_bits=(8, 16), acc_bits=48)
+    model = make_net(net_cfg(["leaky", "relu"]))
+    qat = trained_qat(model, QuantConfig(target=target), QatConfig(heads=heads)).double()
+    qat.freeze_norms()
+    qat.freeze_scales()
+    x = images_of(model).double()
+    trained, evaluated = qat.train()(x), qat.eval()(x)
+    assert all(torch.equal(one, two) for one, two in zip(trained, evaluated, strict=True))
+    torch.stack([y.sum() for y in qat.train()(x)]).sum().backward()
+    assert all(conv.norm.bias.grad.any() for conv in qat.convs.values() if conv.norm is not None)
 
 
 @pytest.mark.parametrize("frozen", [False, True])

@@ -104,10 +104,7 @@ class QatConv(nn.Module):
             return self._affine(self.convolve(x, self.quantiser(self._scaled_weight())))
         weight, bias = self.folded()
         limits = self.limits(limits, bias, x_frac)
-        quantised = self.quantiser(weight, limits)
-        if not self.training and x_frac is not None:
-            bias = self._rounded(bias, self.quantiser.frac(limits) + x_frac)
-        return self.convolve(x, quantised, bias)
+        return self.convolve(x, self.quantiser(weight, limits), self._stored(bias, x_frac, limits))
 
     def rounded_weight(self) -> Tensor:
         """Return what evaluation rounds, [K, C / groups, R, S]."""
@@ -178,6 +175,16 @@ class QatConv(nn.Module):
     def freeze_norm(self) -> None:
         """From now on training uses the running statistics and does not change them."""
         self.norm_frozen.fill_(True)
+
+    def _stored(self, bias: Tensor, x_frac: Tensor | None, limits: FracLimits | None) -> Tensor:
+        """Return the bias [K] as the target stores it, straight-through.
+
+        In training only where its word is short: 32 bits hold the accumulator's grid, far finer than the output's.
+        """
+        short = self.config.profile.bias_bits < BIAS_BITS and self.quantiser.rounds
+        if x_frac is None or (self.training and not short):
+            return bias
+        return self._rounded(bias, self.quantiser.frac(limits) + x_frac) + (bias - bias.detach())
 
     def _rounded(self, bias: Tensor, acc_frac: Tensor) -> Tensor:
         """Round the bias [K] to what the target can store beside accumulators of `acc_frac` [1] or [K]."""

@@ -50,9 +50,14 @@ class FloatQuantiser(RangeQuantiser):
     Once it is frozen it rounds in training, too.
     """
 
+    @property
+    def rounds(self) -> bool:
+        """See `Quantiser.rounds`."""
+        return not self.training or bool(self.frozen)
+
     def forward(self, x: Tensor, limits: FracLimits | None = None) -> Tensor:
         """See `Quantiser.forward`."""
-        if self.training and not self.frozen:
-            self._follow(x, self.momentum)
-            return x
-        return self._round(x, self.frac(limits))
+        if self.rounds:
+            return self._round(x, self.frac(limits))
+        self._follow(x, self.momentum)
+        return x

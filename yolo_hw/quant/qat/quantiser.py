@@ -96,6 +96,11 @@ class Quantiser(nn.Module):
         """
         raise NotImplementedError
 
+    @property
+    def rounds(self) -> bool:
+        """Whether it rounds what it is given now."""
+        return True
+
     def forward(self, x: Tensor, limits: FracLimits | None = None) -> Tensor:
         """Round [...] to the grid, straight-through; [...] of the same dtype."""
         raise NotImplementedError
