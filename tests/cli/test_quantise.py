@@ -145,7 +145,7 @@ def test_a_bound_on_the_loss(labelled, tmp_path):
         (["--max-drop", "1"], "measure average precision on labelled images: give --data"),
         (["--metric", "curvature"], "--metric has no effect on quantisation alone"),
         (["--split", "val"], "--split has no effect on quantisation without --max-drop"),
-        (["--raise", "weights"], "no effect on quantisation without --max-drop"),
+        (["--raise", "weights"], "--raise has no effect on quantisation without --max-drop"),
         (["--time-limit", "3"], "--time-limit has no effect on quantisation without --budget"),
         (["--percentile", "99"], "--percentile has no effect on observers other than percentile"),
         (["--no-equalise", "--equalise-by", "weights"], "--equalise-by has no effect on channels that --no-equalise"),

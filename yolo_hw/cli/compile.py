@@ -89,10 +89,8 @@ def command(**options: Any) -> int:  # noqa: ANN401
 
 def _compile_graph(options: dict[str, Any]) -> int:
     """Compile what is in integers already."""
-    where = "a graph in integers"
-    refuse_unheeded([*QUANT_NAMES, *ONNX_NAMES, *DARKNET_NAMES, "max_calib", "search_log"], where)
-    if options["search_seconds"] is not None:
-        raise click.UsageError(f"--search has no effect on {where}: leave it out")
+    unheeded = [*QUANT_NAMES, *ONNX_NAMES, *DARKNET_NAMES, "max_calib", "search_seconds", "search_log"]
+    refuse_unheeded(unheeded, "a graph in integers")
     job = GraphJob(
         graph=options["graph"],
         images=options["calib"],

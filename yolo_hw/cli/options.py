@@ -284,9 +284,10 @@ def refuse_unheeded(names: list[str], where: str) -> None:
         YoloHwError: Names the option.
     """
     context = click.get_current_context()
+    typed = {parameter.name: parameter.opts[0] for parameter in context.command.params}
     for name in names:
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise YoloHwError(f"--{name.replace('_', '-')} has no effect on {where}: leave it out")
+            raise YoloHwError(f"{typed[name]} has no effect on {where}: leave it out")
 
 
 def make_runner(options: dict[str, Any]) -> HeadRunner:

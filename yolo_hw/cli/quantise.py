@@ -133,7 +133,7 @@ def _refuse(options: dict[str, Any], budget: BitBudget | None) -> None:
     if budget is None:
         refuse_unheeded(["cycles", "time_limit"], "quantisation without --budget")
     if options["max_drop"] is None:
-        refuse_unheeded(["kinds"], "quantisation without --max-drop (its name is --raise)")
+        refuse_unheeded(["kinds"], "quantisation without --max-drop")
     scored = options["max_drop"] is not None or (searches and options["metric"] == AP50)
     if scored and options["data"] is None:
         raise QuantError("--max-drop and --metric ap50 measure average precision on labelled images: give --data")

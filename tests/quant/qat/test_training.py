@@ -20,7 +20,16 @@ from yolo_hw.darknet.layers import ACTIVATIONS, Shape
 from yolo_hw.errors import QuantError
 from yolo_hw.intgraph.target_profiles import find_target
 from yolo_hw.quant import QuantConfig, fold_model
-from yolo_hw.quant.qat import FreezeQat, HeadForm, QatConfig, ScaleMethod, float_model, lower_model, prepare_qat
+from yolo_hw.quant.qat import (
+    FreezeQat,
+    HeadForm,
+    NormFold,
+    QatConfig,
+    ScaleMethod,
+    float_model,
+    lower_model,
+    prepare_qat,
+)
 from yolo_hw.train import Optimizer, SaveCheckpoint, TrainConfig, fit
 from yolo_hw.train.batches import Batch
 
@@ -149,6 +158,23 @@ def test_what_a_batch_norm_lacks_is_not_trained(kept):
             np.testing.assert_array_equal(one.bias, two.bias)
     float_model(qat, model)(x)
     assert_qat_ladder(qat.eval(), images[0][0])
+
+
+@pytest.mark.parametrize("norm_fold", [fold for fold in NormFold if fold.folds])
+@pytest.mark.parametrize("scale", [ScaleMethod.TQT, ScaleMethod.LSQ, ScaleMethod.RANGE, ScaleMethod.TPSQ])
+def test_a_step_reads_no_value_of_a_tensor(monkeypatch, norm_fold, scale):
+    """Where a device computes, every such question would wait for all its work; what is frozen is asked once."""
+    model = make_net(net_cfg(["leaky", "shortcut", "mish", "spp"]))
+    options = QatConfig(w_scale=scale, a_scale=scale, norm_fold=norm_fold)
+    qat = prepare_qat(model, qat=options, batches=[make_images(model)]).train()
+    for freeze in (lambda: None, qat.freeze_norms, qat.freeze_scales):
+        freeze()
+        images = images_of(model)
+        qat(images)
+        with monkeypatch.context() as patched:
+            for question in ("__bool__", "__int__", "__float__", "item", "tolist", "cpu", "numpy"):
+                patched.setattr(torch.Tensor, question, lambda *_: pytest.fail("a tensor was asked"))
+            torch.stack([y.sum() for y in qat(images)]).sum().backward()
 
 
 @pytest.mark.parametrize("heads", list(HeadForm))

@@ -22,6 +22,7 @@ from yolo_hw.quant.config import QuantConfig
 from yolo_hw.quant.folded import FoldedConv
 from yolo_hw.quant.plan import ConvCodes
 from yolo_hw.quant.qat.config import NormFold
+from yolo_hw.quant.qat.flag import Flag
 from yolo_hw.quant.qat.quantiser import FracLimits, Quantiser, exact_exp2
 from yolo_hw.quant.source import ConvSource, Norm, norm_vectors
 from yolo_hw.quant.weights import round_bias
@@ -76,6 +77,7 @@ class QatConv(nn.Module):
             self.bias = nn.Parameter(bias)
         self.norm = None if source.norm is None else _copied(source.norm)
         self.register_buffer("norm_frozen", torch.tensor(self.norm is None))
+        self._norm_frozen = Flag()
 
     @property
     def scalable(self) -> bool:
@@ -98,7 +100,7 @@ class QatConv(nn.Module):
         Returns:
             [N, K, H', W'].
         """
-        if self.training and not self.norm_frozen:
+        if self.training and not self._norm_frozen.read(self.norm_frozen):
             return _TRAINING[self.norm_fold](self, x, x_frac, limits)
         if self.norm_apart:
             return self._affine(self.convolve(x, self.quantiser(self._scaled_weight())))

@@ -53,7 +53,7 @@ class FloatQuantiser(RangeQuantiser):
     @property
     def rounds(self) -> bool:
         """See `Quantiser.rounds`."""
-        return not self.training or bool(self.frozen)
+        return not self.training or self.rests
 
     def forward(self, x: Tensor, limits: FracLimits | None = None) -> Tensor:
         """See `Quantiser.forward`."""

@@ -33,6 +33,7 @@ from yolo_hw.quant.legal import cast_image
 from yolo_hw.quant.plan import QuantPlan
 from yolo_hw.quant.qat.config import HeadForm, NormFold, QatConfig, ScaleMethod
 from yolo_hw.quant.qat.conv import QatConv
+from yolo_hw.quant.qat.flag import Flag
 from yolo_hw.quant.qat.heads import FloatQuantiser, head_nodes, widen_heads
 from yolo_hw.quant.qat.methods import make_quantiser
 from yolo_hw.quant.qat.observation import show_batches
@@ -104,6 +105,7 @@ class QatModel(nn.Module):
         }
         self._tied = shared | constant
         self.register_buffer("calibrated", torch.tensor(False))
+        self._calibrated = Flag()
         self.obstacle = self._find_obstacle()
 
     def _activation_quantiser(self, producers: tuple[str, ...], bits: int, signed: bool) -> Quantiser:
@@ -217,7 +219,7 @@ class QatModel(nn.Module):
             QuantError: The fraction bits are not set and this is no training; several processes would set different
                 ones; or a number that was trained is NaN or infinite.
         """
-        if not self.calibrated:
+        if not self._calibrated.read(self.calibrated):
             self._calibrate_on(x)
         wanted = {tensor for tensor, _ in self.graph.outputs}
         with ExitStack() as batch:
@@ -250,7 +252,7 @@ class QatModel(nn.Module):
         """Run the network on pixels / 255; yield (tensor, [N, K, h, w]) in execution order."""
         rule = (INPUT_FORMAT, self.config.rounding, self.config.overflow)
         maps = {INPUT: fake_quant_pow2(x / PIXEL_GAIN, *rule)}
-        image_frac = torch.tensor([INPUT_FORMAT.frac], dtype=torch.int32, device=x.device)
+        image_frac = torch.full((1,), INPUT_FORMAT.frac, dtype=torch.int32, device=x.device)
         fracs = {INPUT: image_frac if self.obstacle is None else None}
         for node, dying in zip(self.graph.nodes, last_reads(self.graph.nodes), strict=True):
             inputs = [maps[name] for name in node.inputs]

@@ -17,6 +17,7 @@ from yolo_hw.errors import QuantError
 from yolo_hw.fixedpoint import MAX_ABS_FRAC, FixedPoint, Overflow, Rounding
 from yolo_hw.ops import fake_quant_lsq, fake_quant_pow2, fake_quant_tqt
 from yolo_hw.quant.qat.config import ScaleMethod
+from yolo_hw.quant.qat.flag import Flag
 
 
 class FracLimits(NamedTuple):
@@ -70,6 +71,12 @@ class Quantiser(nn.Module):
         self.grid = grid
         self.channels = channels
         self.register_buffer("frozen", torch.tensor(False))
+        self._frozen = Flag()
+
+    @property
+    def rests(self) -> bool:
+        """Whether training leaves the fraction bits as they are: `frozen`."""
+        return self._frozen.read(self.frozen)
 
     def set_frac(self, frac: Tensor) -> None:
         """Start from these fraction bits, [channels] integers."""
@@ -183,7 +190,7 @@ class RangeQuantiser(Quantiser):
 
     def forward(self, x: Tensor, limits: FracLimits | None = None) -> Tensor:
         """See `Quantiser.forward`; in training the range follows `x`."""
-        if self.training and not self.frozen:
+        if self.training and not self.rests:
             self._follow(x, self.momentum)
         return self._round(x, self.frac(limits))
 
@@ -229,13 +236,14 @@ class TqtQuantiser(Quantiser):
         with torch.no_grad():
             self.log2_t.copy_(self.grid.magnitude_bits - frac - 0.5)
 
+    @torch.no_grad()
     def frac(self, limits: FracLimits | None = None) -> Tensor:
         """See `Quantiser.frac`."""
         return _frac_of_step(self.forward(_beyond(self.log2_t), limits), self.grid)
 
     def forward(self, x: Tensor, limits: FracLimits | None = None) -> Tensor:
         """See `Quantiser.forward`."""
-        log2_t, grid = self.log2_t.detach() if self.frozen else self.log2_t, self.grid
+        log2_t, grid = self.log2_t.detach() if self.rests else self.log2_t, self.grid
         log2_t = _between(log2_t, limits, grid.magnitude_bits)
         return fake_quant_tqt(x, log2_t, grid.bits, grid.signed, grid.rounding, overflow=grid.overflow)
 
@@ -257,13 +265,14 @@ class LsqQuantiser(Quantiser):
         with torch.no_grad():
             self.log2_scale.copy_(-frac)
 
+    @torch.no_grad()
     def frac(self, limits: FracLimits | None = None) -> Tensor:
         """See `Quantiser.frac`."""
         return _frac_of_step(self.forward(_beyond(self.log2_scale), limits), self.grid)
 
     def forward(self, x: Tensor, limits: FracLimits | None = None) -> Tensor:
         """See `Quantiser.forward`."""
-        log2_scale, grid = self.log2_scale.detach() if self.frozen else self.log2_scale, self.grid
+        log2_scale, grid = self.log2_scale.detach() if self.rests else self.log2_scale, self.grid
         log2_scale = _between(log2_scale, limits, 0)
         return fake_quant_lsq(x, log2_scale.exp2(), grid.bits, grid.signed, grid.rounding, overflow=grid.overflow)
 
@@ -318,10 +327,10 @@ def exact_exp2(exponent: Tensor) -> Tensor:
 
 def _beyond(parameter: Tensor) -> Tensor:
     """One value per channel that every format clips to its largest code."""
-    return parameter.new_full((parameter.numel(), 1), math.inf, requires_grad=False)
+    return parameter.new_full((parameter.numel(), 1), math.inf)
 
 
 def _frac_of_step(largest: Tensor, grid: Grid) -> Tensor:
     """Return the fraction bits with which the largest code stands for `largest`: the operator itself is asked."""
-    _, exponent = torch.frexp(largest.detach().double().flatten() / grid.format().hi)  # 0.5 * 2**exponent
+    _, exponent = torch.frexp(largest.double().flatten() / grid.format().hi)  # 0.5 * 2**exponent
     return (1 - exponent).int()
