@@ -154,8 +154,8 @@ def test_dequantised_values():
 
 
 @pytest.mark.parametrize("rounding", list(Rounding))
-@pytest.mark.parametrize("observer", [observer for observer in Observer if observer is not Observer.PERCENTILE])
-@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("observer", [Observer.MAX, Observer.MSE, Observer.COSINE])
+@pytest.mark.parametrize("bits", [4, 8])
 def test_no_weight_wraps(rounding, observer, bits):
     """Also none that lies within the last step of the format, from where floor leads out of it."""
     config = QuantConfig(rounding=rounding, overflow=Overflow.WRAP, w_observer=observer)
