@@ -47,8 +47,10 @@ if TYPE_CHECKING:
     from yolo_hw.quant import quantise_model as quantise_model
     from yolo_hw.quant.qat import FreezeQat as FreezeQat
     from yolo_hw.quant.qat import QatConfig as QatConfig
+    from yolo_hw.quant.qat import float_model as float_model
     from yolo_hw.quant.qat import lower_model as lower_model
     from yolo_hw.quant.qat import prepare_qat as prepare_qat
+    from yolo_hw.quant.qat import qat_masks as qat_masks
     from yolo_hw.train import DetectorRun as DetectorRun
     from yolo_hw.train import TrainConfig as TrainConfig
     from yolo_hw.train import YoloLoss as YoloLoss
@@ -71,7 +73,7 @@ _MODULES = {
     "yolo_hw.pipeline": ("CompileConfig", "compile_network"),
     "yolo_hw.prune": ("PruneConfig", "plan_pruning", "prune_model", "prune_module"),
     "yolo_hw.quant": ("Observer", "Override", "QuantConfig", "quantise_model"),
-    "yolo_hw.quant.qat": ("FreezeQat", "QatConfig", "lower_model", "prepare_qat"),
+    "yolo_hw.quant.qat": ("FreezeQat", "QatConfig", "float_model", "lower_model", "prepare_qat", "qat_masks"),
     "yolo_hw.train": ("DetectorRun", "TrainConfig", "YoloLoss", "detection_loss", "fit", "train_detector"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

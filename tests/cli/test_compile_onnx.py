@@ -45,7 +45,7 @@ def test_the_named_outputs(onnx_file, files, tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--cfg", "net.cfg"), "name one network: --cfg, or --onnx"),
+        (("--cfg", "net.cfg"), "name one network: --cfg, --onnx, or --graph"),
         (("--weights", "net.weights"), "--weights has no effect on an ONNX file"),
         (("--bn-eps", "1e-3"), "--bn-eps has no effect on an ONNX file"),
         (("--outputs", "/heed*"), "there is no tensor or node '/heed*'"),

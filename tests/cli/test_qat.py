@@ -72,6 +72,9 @@ def test_a_finished_run_resumes_to_the_same_graph(trained):
     ("more", "message"),
     [
         (["--adaround"], "--adaround has no effect on training"),
+        (["--bias-correction-by", "batch_norm"], "--bias-correction-by has no effect on training"),
+        (["--precision", "bf16"], "--precision has no effect on training in integers"),
+        (["--percentile", "99"], "--percentile has no effect on observers other than percentile"),
         (["--override", "nothing:w=4"], "override 'nothing' matches no layer"),
         (["--w-bits", "9"], "9"),
         (["--norms-at", "2"], "norms-at"),
@@ -82,6 +85,25 @@ def test_bad_options_are_one_error(labelled, tmp_path, more, message):
     result = run(*words(labelled, tmp_path / "run", *more))
     assert result.exit_code == 2
     assert message in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_target_of_a_file_is_found_from_elsewhere(labelled, tmp_path, monkeypatch):
+    (tmp_path / "board.toml").write_text('name = "board"\nabout = "Ours."\nbase = "generic"\nw_bits = [4]\n')
+    monkeypatch.chdir(tmp_path)
+    result = run(*words(labelled, tmp_path / "run", "--target", "board.toml", "--imgsz", 64, "--epochs", 1))
+    assert result.exit_code == 0, result.output
+    monkeypatch.chdir(tmp_path / "run")
+    result = run("qat", "--resume", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert {node.w_bits for node in load_graph("best.graph").nodes if node.op == "conv2d"} == {4}
+
+
+def test_checkpoints_of_quantised_runs_are_no_start(trained, labelled, tmp_path):
+    folder, _ = trained
+    result = run(*words(labelled, tmp_path / "run"), "--weights", folder / "best.pt")
+    assert result.exit_code == 2
+    assert "must be of a Darknet, this one is of a QatModel: give the .weights file beside it" in result.output
     assert not (tmp_path / "run").exists()
 
 

@@ -106,6 +106,12 @@ def test_sensitivity_goes_on_from_its_log(files, tmp_path):
     assert "other options" in result.stderr
 
 
+def test_word_lengths_are_those_of_the_target(files, tmp_path):
+    options = ["--target", "dpu-like", "--sensitivity", "--metric", "curvature", "--json"]
+    units = json.loads(run_well(files, tmp_path / "q", *options).stdout)["sensitivity"]["units"]
+    assert {bits for unit in units for bits in unit["damage"]} == {"8"}
+
+
 @pytest.mark.slow
 def test_a_bound_on_the_loss(labelled, tmp_path):
     small = ["--calib", labelled / "images", "--max-calib", 2, "--report-images", 2, "--metric", "curvature"]
@@ -139,8 +145,12 @@ def test_a_bound_on_the_loss(labelled, tmp_path):
         (["--max-drop", "1"], "measure average precision on labelled images: give --data"),
         (["--metric", "curvature"], "--metric has no effect on quantisation alone"),
         (["--split", "val"], "--split has no effect on quantisation without --max-drop"),
-        (["--raise", "weights"], "no effect on quantisation without --max-drop"),
+        (["--raise", "weights"], "--raise has no effect on quantisation without --max-drop"),
         (["--time-limit", "3"], "--time-limit has no effect on quantisation without --budget"),
+        (["--percentile", "99"], "--percentile has no effect on observers other than percentile"),
+        (["--no-equalise", "--equalise-by", "weights"], "--equalise-by has no effect on channels that --no-equalise"),
+        (["--no-bias-correction", "--bias-correction-by", "images"], "--bias-correction-by has no effect on biases"),
+        (["--bits", "8", "--w-bits", "4", "--a-bits", "8"], "--bits has no effect on word lengths that --w-bits and"),
         (["--random-weights"], "give --weights, or --random-weights"),
     ],
 )
@@ -150,6 +160,12 @@ def test_bad_input_is_one_line_and_leaves_nothing(files, tmp_path, options, mess
     assert message in result.stderr
     assert "Traceback" not in result.output
     assert not list(tmp_path.iterdir())
+
+
+def test_a_network_is_needed(files, tmp_path):
+    result = run("quantise", "--calib", files.images, "--out", tmp_path / "q")
+    assert result.exit_code == 2
+    assert "give --cfg" in result.stderr
 
 
 def test_foreign_folders_are_left_alone(files, tmp_path):

@@ -8,10 +8,11 @@ import pytest
 from support.random_net import calibrate_net, make_images, make_net, net_cfg
 
 from yolo_hw.errors import QuantError, SearchError
-from yolo_hw.quant import QuantConfig, fold_model
+from yolo_hw.quant import CorrectBy, QuantConfig, batch_norm_moments, fold_model, quantise_model
 from yolo_hw.quant.accuracy_control import AccuracyTarget, control_accuracy
 from yolo_hw.quant.bit_choices import ACTIVATIONS, WEIGHTS
 from yolo_hw.quant.bit_files import encode_control, raised_rows, trial_rows
+from yolo_hw.quant.fold import trace_model
 from yolo_hw.quant.sensitivity import SensitivityConfig, scan_sensitivity
 
 BASELINE = 50.0
@@ -115,6 +116,18 @@ def test_only_what_is_allowed_is_raised(scanned):
     assert not control(scanned, score, kinds=(ACTIVATIONS,)).reached
     score = Penalties({activations[1].label: 2.0}, scanned[2].units)
     assert [r.unit for r in control(scanned, score, kinds=(ACTIVATIONS,)).raised] == [activations[1]]
+
+
+def test_biases_may_be_corrected_by_batch_norms(scanned):
+    model = make_net(net_cfg(["leaky", "shortcut"]))
+    config = QuantConfig(w_bits=4, bias_correction_by=CorrectBy.BATCH_NORM)
+    target = AccuracyTarget(baseline=BASELINE, max_drop=1, kinds=(WEIGHTS,))
+    traced, images = trace_model(model), [make_images(model)]
+    moments = batch_norm_moments(traced)
+    found = control_accuracy(traced.graph, images, lambda graph: BASELINE, target, config=config, moments=moments)
+    whole = quantise_model(model, images, config)
+    for one, two in zip(found.graph.nodes, whole.nodes, strict=True):
+        assert one.op != "conv2d" or one.bias.tolist() == two.bias.tolist()
 
 
 def test_an_interrupted_control_goes_on(scanned, tmp_path):

@@ -12,6 +12,7 @@ from support.random_net import calibrate_net, make_images, make_net, net_cfg
 
 from yolo_hw.errors import QuantError
 from yolo_hw.fixedpoint import FixedPoint, Overflow
+from yolo_hw.intgraph.target_profiles import GENERIC
 from yolo_hw.quant import AdaRoundConfig, Observer, QuantConfig, calibrate, fold_model
 from yolo_hw.quant.adaround import Patches, round_layer, sample_patches
 from yolo_hw.quant.bias_correction import mean_drift
@@ -210,12 +211,15 @@ def test_dead_channels_and_one_image():
     assert not calibrated.plan.convs["conv_1"].weight[:4].any()
 
 
-def test_codes_that_would_leave_the_accumulator_are_not_adopted():
+@pytest.mark.parametrize(("acc_bits", "excess"), [(48, 2**30), (20, 2**14)])
+def test_codes_that_would_leave_the_accumulator_are_not_adopted(acc_bits, excess):
+    """That of 32 bits, or a narrower one of the target."""
     model = make_net(net_cfg(["leaky"]))
-    calibrated = calibrate_net(model, FOUR)
+    target = replace(GENERIC, name="board", acc_bits=acc_bits)
+    calibrated = calibrate_net(model, replace(FOUR, target=target))
     plan, name = calibrated.plan, "conv_1"
     codes = plan.convs[name]
-    wide = replace(codes, weight=codes.weight + (np.arange(8) == 3).reshape(-1, 1, 1, 1) * 2**30)
+    wide = replace(codes, weight=codes.weight + (np.arange(8) == 3).reshape(-1, 1, 1, 1) * excess)
     moved = replace(codes, weight=codes.weight + 1, w_frac=codes.w_frac + (np.arange(8) == 5))
     for other, channel in ((wide, 3), (moved, 5)):
         found = adopt_codes(calibrated.graph, plan, {name: other})

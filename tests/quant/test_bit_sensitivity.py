@@ -12,7 +12,7 @@ from support.random_net import calibrate_net, make_images, make_net, net_cfg, ra
 
 from yolo_hw.errors import QuantError, SearchError
 from yolo_hw.fixedpoint import dequantise
-from yolo_hw.quant import QuantConfig, calibrate
+from yolo_hw.quant import AdaRoundConfig, QuantConfig, calibrate
 from yolo_hw.quant import partial_run as P
 from yolo_hw.quant.bit_choices import ACTIVATIONS, WEIGHTS, Roundings, bit_units
 from yolo_hw.quant.calibrate import make_plan
@@ -35,6 +35,15 @@ def whole_run(graph, images, parameters, finish=float_finish):
 
 def relative(found, exact):
     return np.mean([float((a - b).square().sum() / b.square().sum()) for a, b in zip(found, exact, strict=True)])
+
+
+def test_formats_cost_no_search_of_weights(monkeypatch):
+    """Of the calibrations only the formats count, so that what the options would do behind them is left out."""
+    model = make_net(net_cfg(["leaky", "mish"]))
+    calibrated, images = calibrate_net(model, QuantConfig(adaround=AdaRoundConfig(iterations=1))), make_images(model)
+    monkeypatch.setattr("yolo_hw.quant.corrections.adaround", lambda *_, **__: pytest.fail("AdaRound ran again"))
+    found = scan_sensitivity(calibrated, [images], FEW)
+    assert all(set(row) == {3, 8} or set(row) == {4, 8} for row in found.damage.values())
 
 
 @pytest.mark.parametrize("seed", [3, 4])

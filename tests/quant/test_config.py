@@ -16,6 +16,7 @@ from yolo_hw.fixedpoint import Overflow, Rounding
 from yolo_hw.intgraph import NumericContract
 from yolo_hw.intgraph.target_profiles import TARGETS
 from yolo_hw.quant import LeakySlope, Override, QuantConfig
+from yolo_hw.search_log import fingerprint
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ def test_overrides_parse(text, expected):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "conv_0", "conv_0:", ":w=8", "conv_0:w", "conv_0:w=x", "conv_0:b=8", "conv_0:w=8;a=8"]
+    "text", ["", "conv_0", "conv_0:", ":w=8", "conv_0:w", "conv_0:w=x", "conv_0:b=8", "conv_0:w=8;a=8", "a:w=8,w=4"]
 )
 def test_malformed_overrides_are_quoted(text):
     with pytest.raises(QuantError, match="PATTERN:w=BITS") as caught:
@@ -65,6 +66,7 @@ def test_the_contract_follows_the_options():
         ({"w_bits": 9}, "w_bits must be one of 2, 3, 4, 5, 6, 7, 8, 16, got 9"),
         ({"a_bits": 1}, "a_bits must be one of 2, 3, 4, 5, 6, 7, 8, 16, got 1"),
         ({"overrides": (Override("conv_0", a_bits=32),)}, "conv_0:a must be one of"),
+        ({"overrides": (Override("conv_0"),)}, "override 'conv_0' must give w_bits, a_bits or both"),
         ({"equalise": 1.5}, r"equalise must be in \[0, 1\], got 1.5"),
         ({"percentile": 50}, r"percentile must be in \(50, 100\], got 50"),
         ({"percentile": 100.1}, r"percentile must be in \(50, 100\], got 100.1"),
@@ -111,6 +113,19 @@ def test_a_narrow_accumulator_keeps_the_contract_at_32_bits():
 def test_what_the_target_forbids_is_an_error_that_names_both(target, options, message):
     with pytest.raises(QuantError, match=message):
         QuantConfig(target=target, **options)
+
+
+def test_a_profile_file_is_read_once(tmp_path):
+    """What has been measured with it stays with it: a search's log tells other contents apart."""
+    path = tmp_path / "board.toml"
+    text = 'name = "board"\nabout = "Ours."\nconv_shift = [0, {}]\n'
+    path.write_text(text.format(15))
+    config = QuantConfig(target=str(path))
+    path.write_text(text.format(9))
+    assert replace(config, w_bits=4).profile.conv_shift == (0, 15)
+    again = QuantConfig(target=str(path))
+    assert again.profile.conv_shift == (0, 9)
+    assert fingerprint({}, config) != fingerprint({}, again)
 
 
 @pytest.mark.parametrize(("mul", "shift"), [(0, 3), (1 << 16, 3), (1, -1), (1, 32)])

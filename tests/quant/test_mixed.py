@@ -14,11 +14,21 @@ from yolo_hw.intgraph import image_codes
 from yolo_hw.intgraph.engine import Engine
 from yolo_hw.intgraph.execute import execute
 from yolo_hw.intgraph.graph import INPUT
+from yolo_hw.intgraph.target_profiles import GENERIC
 from yolo_hw.quant import QuantConfig, calibrate, fold_model, lower_graph
 from yolo_hw.quant.bit_choices import ACTIVATIONS, WEIGHTS, Unit
 from yolo_hw.quant.bit_files import choice_rows, override_texts
 from yolo_hw.quant.config import Override
-from yolo_hw.quant.mixed import COSTS, BudgetKind, LayerWork, choose_bits, layer_bytes, layer_works, uniform_cost
+from yolo_hw.quant.mixed import (
+    COSTS,
+    BudgetKind,
+    LayerWork,
+    choose_bits,
+    layer_bytes,
+    layer_macbits,
+    layer_works,
+    uniform_cost,
+)
 from yolo_hw.quant.output_error import output_damage
 from yolo_hw.quant.sensitivity import Metric, Sensitivity, SensitivityConfig, scan_sensitivity
 from yolo_hw.quant.simulate import Simulation
@@ -143,6 +153,21 @@ def test_the_quantised_network_has_the_bits_the_cost_and_about_the_damage(scanne
     measured = output_damage(done.reference, graph, [images])
     assert choice.damage / 8 < measured < choice.damage * 8  # interactions, and biases corrected on the whole
     assert [row[2] for row in choice_rows(choice, sensitivity)] == [str(bits) for bits in choice.bits.values()]
+
+
+def test_a_target_on_which_additions_join_groups():
+    model = make_net(net_cfg(["leaky", "shortcut", "leaky"]))
+    config = QuantConfig(target=replace(GENERIC, name="joined", equal_add=True))
+    calibrated, images = calibrate_net(model, config), make_images(model)
+    sensitivity = scan_sensitivity(calibrated, [images], SensitivityConfig(w_bits=(4, 8), a_bits=(4, 8)))
+    works = layer_works(calibrated.reference)
+    choice = choose_bits(sensitivity, works, layer_macbits, 0.6 * uniform_cost(works, layer_macbits, 8, 8))
+    done = calibrate(fold_model(model), [images], replace(config, overrides=choice.overrides))
+    graph = lower_graph(done.graph, done.plan)
+    (add,) = (node for node in graph.nodes if node.op == "add")
+    assert len({graph.tensors[name].fmt for name in add.inputs}) == 1
+    for unit, bits in choice.bits.items():
+        assert unit.kind == WEIGHTS or all(graph.tensors[name].fmt.bits == bits for name in unit.members)
 
 
 def test_mixtures_beat_equal_bits_of_the_same_size():

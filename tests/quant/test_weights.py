@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 
 from yolo_hw.darknet.layers import Shape
 from yolo_hw.errors import QuantError
-from yolo_hw.fixedpoint import FixedPoint, Overflow, Rounding, signed_bits
+from yolo_hw.fixedpoint import FixedPoint, Overflow, Rounding, quantise, signed_bits
 from yolo_hw.geometry import Window
 from yolo_hw.quant import Observer, QuantConfig
 from yolo_hw.quant.folded import FoldedConv
-from yolo_hw.quant.weights import ConvContext, dequantised, quantise_conv
+from yolo_hw.quant.observers import finest_frac
+from yolo_hw.quant.weights import ConvContext, choose_fracs, dequantised, quantise_conv
 
 CONTEXT = ConvContext(FixedPoint(8, 8, False), FixedPoint(8, 4), 0)
 
@@ -150,3 +151,28 @@ def test_dequantised_values():
     weight, bias = dequantised(codes, 8)
     assert weight.reshape(-1).tolist() == [1.0, 0.5]
     assert bias.tolist() == [0.25]
+
+
+@pytest.mark.parametrize("rounding", list(Rounding))
+@pytest.mark.parametrize("observer", [Observer.MAX, Observer.MSE, Observer.COSINE])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_no_weight_wraps(rounding, observer, bits):
+    """Also none that lies within the last step of the format, from where floor leads out of it."""
+    config = QuantConfig(rounding=rounding, overflow=Overflow.WRAP, w_observer=observer)
+    fmt = FixedPoint(bits, 0)
+    ends = np.linspace(0.9, 2.1, 101)[:, None] * 2 ** (bits - 1)
+    rows = np.concatenate([-ends, ends * np.linspace(-0.4, 0.4, 7)], axis=1)
+    for sign in (1, -1):
+        codes = np.ldexp(sign * rows, choose_fracs(sign * rows, bits, config)[:, None])
+        assert ((codes >= fmt.lo - 1) & (codes <= fmt.hi + 1)).all()
+        assert (quantise(codes, fmt, rounding, Overflow.WRAP) == quantise(codes, fmt, rounding)).all()
+
+
+@pytest.mark.parametrize("rounding", list(Rounding))
+def test_the_range_of_a_map_holds_its_ends_under_every_rounding(rounding):
+    for end in np.linspace(3.9, 8.6, 48):
+        for lo, hi in ((-end, 1.0), (-1.0, end)):
+            fmt = FixedPoint(4, finest_frac(lo, hi, 4, True, rounding))
+            codes = np.ldexp(np.array([lo, hi]), fmt.frac)
+            wrapped, whole = (quantise(codes, FixedPoint(b, 0), rounding, Overflow.WRAP) for b in (4, 8))
+            assert (wrapped == whole).all()

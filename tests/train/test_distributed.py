@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import qat_ranks
 from support.train_ranks import train
 
 from yolo_hw.train import TrainError, join_world, load_checkpoint
@@ -19,11 +20,11 @@ from yolo_hw.train.distributed import World
 TESTS = Path(__file__).parents[1]
 
 
-def run(folder, accumulate, norms):
+def run(folder, *options, module="support.train_ranks"):
     """Train in two processes; return what process 0 wrote."""
     folder.mkdir()
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*launcher, "-m", "support.train_ranks", str(folder), str(accumulate), norms]
+    command = [*launcher, "-m", module, str(folder), *map(str, options)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -47,6 +48,17 @@ def test_two_processes_train_as_one(tmp_path, accumulate, norms):
         threads = json.loads((tmp_path / "both" / f"threads_{rank}.json").read_text())
         assert threads["inside"]
         assert threads["after"] == [], "a thread that outlives the group aborts the process now and then"
+
+
+def test_two_processes_go_on_when_steps_are_frozen(tmp_path):
+    """Parameters that leave the loss halfway are no error, and the result is that of one process."""
+    (tmp_path / "alone").mkdir()
+    qat_ranks.train(tmp_path / "alone")
+    alone = torch.load(tmp_path / "alone" / "result.pt", weights_only=True)
+    both = run(tmp_path / "both", module="support.qat_ranks")
+    assert all(value for name, value in both.items() if name.endswith("frozen"))
+    for name, value in alone.items():
+        torch.testing.assert_close(value, both[name], rtol=0, atol=1e-5, msg=name)
 
 
 def test_one_process_is_a_world_of_its_own():

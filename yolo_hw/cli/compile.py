@@ -21,6 +21,7 @@ from yolo_hw.cli.options import (
     FilePath,
     calibration_config,
     calibration_options,
+    check_network,
     quant_options,
     refuse_unheeded,
 )
@@ -62,12 +63,11 @@ from yolo_hw.quant.ptq_search import SearchResult
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(**options: Any) -> int:  # noqa: ANN401
     """Quantise, plan, export and verify a network in one go. Exit code 1 if any check fails."""
+    check_network(options)
     if options["graph"] is not None:
         return _compile_graph(options)
     if options["search_log"] is not None and options["search_seconds"] is None:
         raise click.UsageError("--search-log has no effect without --search")
-    if options["cfg"] is None and options["onnx"] is None:
-        raise click.UsageError("name one network: --cfg, --onnx, or --graph")
     config = replace(
         calibration_config(options, onnx_source(options)),
         accelerator=_accelerator(options),
@@ -89,12 +89,8 @@ def command(**options: Any) -> int:  # noqa: ANN401
 
 def _compile_graph(options: dict[str, Any]) -> int:
     """Compile what is in integers already."""
-    if options["cfg"] is not None or options["onnx"] is not None:
-        raise click.UsageError("name one network: --cfg, --onnx, or --graph")
-    where = "a graph in integers"
-    refuse_unheeded([*QUANT_NAMES, *ONNX_NAMES, *DARKNET_NAMES, "max_calib", "search_log"], where)
-    if options["search_seconds"] is not None:
-        raise click.UsageError(f"--search has no effect on {where}: leave it out")
+    unheeded = [*QUANT_NAMES, *ONNX_NAMES, *DARKNET_NAMES, "max_calib", "search_seconds", "search_log"]
+    refuse_unheeded(unheeded, "a graph in integers")
     job = GraphJob(
         graph=options["graph"],
         images=options["calib"],

@@ -112,6 +112,18 @@ def calibration_options(function: F) -> F:
     return function
 
 
+def check_network(options: dict[str, Any]) -> None:
+    """Check that of the options which name a network, as many as the verb has, one is given.
+
+    Raises:
+        UsageError: None is, or several.
+    """
+    known = [name for name in ("cfg", "onnx", "graph") if name in options]
+    if sum(options[name] is not None for name in known) != 1:
+        *others, last = (f"--{name}" for name in known)
+        raise click.UsageError(f"name one network: {', '.join(others)}, or {last}" if others else f"give {last}")
+
+
 def calibration_config(options: dict[str, Any], onnx: OnnxSource | None = None) -> CompileConfig:
     """Build what the steps up to the integer graph need from `calibration_options`, `quant_options` and ``out``.
 
@@ -120,10 +132,8 @@ def calibration_config(options: dict[str, Any], onnx: OnnxSource | None = None) 
         onnx: The network, where it is no cfg.
 
     Raises:
-        UsageError: Not one network is named, or neither weights nor random ones are asked for, or both.
+        UsageError: Neither weights nor random ones are asked for, or both.
     """
-    if (options["cfg"] is None) == (onnx is None):
-        raise click.UsageError("name one network: --cfg, or --onnx" if "onnx" in options else "name the network: --cfg")
     if onnx is None and (options["weights"] is None) != options["random_weights"]:
         raise click.UsageError("give --weights, or --random-weights")
     return CompileConfig(
@@ -183,7 +193,12 @@ def quant_options(function: F) -> F:
 
 
 def quant_config(options: dict[str, Any]) -> QuantConfig:
-    """Build the quantisation options from the values of `quant_options`."""
+    """Build the quantisation options from the values of `quant_options`.
+
+    Raises:
+        YoloHwError: An option means nothing beside the others.
+    """
+    _refuse_idle(options)
     typed: dict[str, Any] = {}  # what is left out, the target decides
     for name in ("w_bits", "a_bits"):
         if options[name] or options["bits"]:
@@ -212,6 +227,20 @@ def quant_config(options: dict[str, Any]) -> QuantConfig:
         overrides=tuple(Override.parse(text) for text in options["override"]),
         **typed,
     )
+
+
+def _refuse_idle(options: dict[str, Any]) -> None:
+    """Refuse options of `quant_options` that the others leave without effect."""
+    if click.get_current_context(silent=True) is None:  # they come from a file
+        return
+    if Observer.PERCENTILE.value not in (options["observer"], options["w_observer"]):
+        refuse_unheeded(["percentile"], "observers other than percentile")
+    if options["no_equalise"]:
+        refuse_unheeded(["equalise_by"], "channels that --no-equalise leaves as they are")
+    if options["no_bias_correction"]:
+        refuse_unheeded(["bias_correction_by"], "biases that --no-bias-correction leaves as they are")
+    if options["w_bits"] and options["a_bits"]:
+        refuse_unheeded(["bits"], "word lengths that --w-bits and --a-bits give")
 
 
 def _slope(text: str) -> LeakySlope:
@@ -255,9 +284,10 @@ def refuse_unheeded(names: list[str], where: str) -> None:
         YoloHwError: Names the option.
     """
     context = click.get_current_context()
+    typed = {parameter.name: parameter.opts[0] for parameter in context.command.params}
     for name in names:
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise YoloHwError(f"--{name.replace('_', '-')} has no effect on {where}: leave it out")
+            raise YoloHwError(f"{typed[name]} has no effect on {where}: leave it out")
 
 
 def make_runner(options: dict[str, Any]) -> HeadRunner:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,11 +12,12 @@ import click
 from yolo_hw.cli.options import QUANT_NAMES, FilePath, quant_config, quant_options, refuse_unheeded
 from yolo_hw.cli.train import run_training, train_options
 from yolo_hw.cli.train_extras import QAT, given_extras
+from yolo_hw.intgraph.target_profiles import TARGETS
 from yolo_hw.quant.qat import HeadForm, NormFold, QatConfig, ScaleMethod
 
 DEFAULT = QatConfig()
 QAT_NAMES = ("w_scale", "a_scale", "norm_fold", "heads", "norms_at", "scales_at", "calib_images")
-NOT_TRAINED = ["adaround", "absorb_biases"]
+NOT_TRAINED = ["adaround", "absorb_biases", "bias_correction_by"]
 """Options of post-training quantisation that training takes the place of."""
 SCALES = click.Choice([method.value for method in ScaleMethod if method.power_of_two])
 FOLDS = click.Choice([fold.value for fold in NormFold if fold.folds])
@@ -48,9 +50,12 @@ SHARE = click.FloatRange(0, 1)
 def command(**options: Any) -> None:  # noqa: ANN401
     """Train a detector as the hardware will compute it; what is kept is the integer graph, best.graph/."""
     refuse_unheeded(NOT_TRAINED, "training, which finds weights and biases itself")
+    refuse_unheeded(["precision"], "training in integers, whose sums need float32")
     words = {name: options[name] for name in (*QUANT_NAMES, *QAT_NAMES)}
     if not options["resume"]:
         quant_config(words)  # what is wrong is said before anything is read
+        if words["target"] not in TARGETS:  # a file, and the run may be resumed from elsewhere
+            words["target"] = str(Path(words["target"]).absolute())
         if options["weights"] is None:
             raise click.UsageError("name the trained network's --weights")
     extras = given_extras(None, options["masks"]) | {QAT: json.dumps(words)}

@@ -14,7 +14,14 @@ import torch
 from yolo_hw.atomic import atomic_folder, check_replaceable
 from yolo_hw.cli.console import advance_all, note, print_json, print_table, progress_bar, step_progress
 from yolo_hw.cli.main import EXIT_DIFFERENCE
-from yolo_hw.cli.options import FilePath, calibration_config, calibration_options, quant_options, refuse_unheeded
+from yolo_hw.cli.options import (
+    FilePath,
+    calibration_config,
+    calibration_options,
+    check_network,
+    quant_options,
+    refuse_unheeded,
+)
 from yolo_hw.cli.quantise_options import (
     AP50,
     KINDS,
@@ -36,9 +43,10 @@ from yolo_hw.quant import bit_files
 from yolo_hw.quant.accuracy_control import AccuracyTarget, Controlled, Trial, control_accuracy
 from yolo_hw.quant.bit_choices import ACTIVATIONS, WEIGHTS
 from yolo_hw.quant.calibrate import Calibrated
-from yolo_hw.quant.fold import fold_model
+from yolo_hw.quant.fold import trace_model
 from yolo_hw.quant.layer_report import LayerReport, measure_layers
 from yolo_hw.quant.mixed import BitChoice, Cost, choose_bits, layer_works, uniform_cost
+from yolo_hw.quant.moments import batch_norm_moments
 from yolo_hw.quant.output_error import output_damage
 from yolo_hw.quant.report_files import COLUMNS, REPORT_FILE, encode_report, table_rows, verdict, write_report
 from yolo_hw.quant.report_pictures import SQNR_PICTURE, write_pictures
@@ -87,6 +95,7 @@ def command(**options: Any) -> int:  # noqa: ANN401
     """Quantise a network and report on every layer; choose word lengths. Exit code 1 if --max-drop is out of reach."""
     budget = None if options["budget"] is None else BitBudget.parse(options["budget"])
     _refuse(options, budget)
+    check_network(options)
     config = calibration_config(options)
     scan = sensitivity_config(options, config.quant, budget)
     cost = None if budget is None else budget_cost(budget, options["cycles"])
@@ -124,7 +133,7 @@ def _refuse(options: dict[str, Any], budget: BitBudget | None) -> None:
     if budget is None:
         refuse_unheeded(["cycles", "time_limit"], "quantisation without --budget")
     if options["max_drop"] is None:
-        refuse_unheeded(["kinds"], "quantisation without --max-drop (its name is --raise)")
+        refuse_unheeded(["kinds"], "quantisation without --max-drop")
     scored = options["max_drop"] is not None or (searches and options["metric"] == AP50)
     if scored and options["data"] is None:
         raise QuantError("--max-drop and --metric ap50 measure average precision on labelled images: give --data")
@@ -189,13 +198,15 @@ def _control(subject: Subject, options: dict[str, Any]) -> None:
     def report(trial: Trial) -> None:
         note(f"{trial.stage}: {len(trial.raised)} units in 16 bits, AP50 {trial.score:.3f} (float {baseline:.3f})")
 
+    traced = trace_model(model)
     subject.controlled = control_accuracy(
-        fold_model(model),
+        traced.graph,
         image_batches(subject.state),
         subject.score,
         target,
         sensitivity=subject.sensitivity,
         config=subject.state.config.quant,
+        moments=batch_norm_moments(traced),
         log=_log_file(options["log"], bit_files.CONTROL_FILE),
         report=report,
     )

@@ -97,16 +97,22 @@ class BitBudget:
 def sensitivity_config(options: dict[str, Any], config: QuantConfig, budget: BitBudget | None) -> SensitivityConfig:
     """Return which word lengths are tried, and how."""
     w_bits, a_bits = SensitivityConfig().w_bits, SensitivityConfig().a_bits
+    profile = config.profile
     if options["max_drop"] is not None:  # the order of layers at the bits they have is all it needs
         w_bits, a_bits = (config.w_bits,), (config.a_bits,)
     elif budget is not None:
         a_bits = (config.a_bits,) if budget.kind is BudgetKind.BYTES else (4, 8)
     return SensitivityConfig(
-        w_bits=_bits(options["w_choices"], "w") or w_bits,
-        a_bits=_bits(options["a_choices"], "a") or a_bits,
+        w_bits=_bits(options["w_choices"], "w") or _possible(w_bits, profile.w_bits, config.w_bits),
+        a_bits=_bits(options["a_choices"], "a") or _possible(a_bits, profile.a_bits, config.a_bits),
         metric=METRICS[options["metric"]],
         images=options["report_images"],
     )
+
+
+def _possible(usual: tuple[int, ...], known: tuple[int, ...], own: int) -> tuple[int, ...]:
+    """Return those of the usual word lengths that the target has, that of the options where it has none of them."""
+    return tuple(bits for bits in usual if bits in known) or (own,)
 
 
 def _bits(text: str | None, what: str) -> tuple[int, ...]:

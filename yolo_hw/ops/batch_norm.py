@@ -40,6 +40,18 @@ def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: Tensor) -> tuple[Te
     return y, mean, var
 
 
+def batch_norm_backward(grad: Tensor, x: Tensor, *vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of `batch_norm`'s x, weight and bias.
+
+    Args:
+        grad: [N, C, ...], that of its result.
+        x: As given to it.
+        vectors: Its weight, the mean and the variance it returned, and epsilon, as given to it.
+    """
+    to_x, to_weight, to_bias = torch.ops.yolo_hw.batch_norm_backward(grad, x, *vectors)
+    return to_x, to_weight, to_bias
+
+
 def _dense_like(x: Tensor) -> Tensor:
     """An empty tensor with the order in memory that the kernels give to results shaped like `x`."""
     if x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
@@ -63,7 +75,7 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, .
 
 
 def _backward(ctx: Any, grad: Tensor, *statistics: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-    return (*torch.ops.yolo_hw.batch_norm_backward(grad, *ctx.saved_tensors), None)
+    return (*batch_norm_backward(grad, *ctx.saved_tensors), None)
 
 
 def _refuse_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ANN401

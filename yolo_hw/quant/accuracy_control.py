@@ -22,6 +22,7 @@ from yolo_hw.quant.calibrate import Calibrated, ImageBatch, calibrate
 from yolo_hw.quant.config import QuantConfig
 from yolo_hw.quant.folded import FoldedConv, FoldedGraph
 from yolo_hw.quant.lower import lower_graph
+from yolo_hw.quant.moments import Moments
 from yolo_hw.quant.sensitivity import Sensitivity, SensitivityConfig, scan_sensitivity
 from yolo_hw.search_log import SearchLog, fingerprint, finite, identity_of
 
@@ -139,6 +140,7 @@ def control_accuracy(
     *,
     sensitivity: Sensitivity | None = None,
     config: QuantConfig | None = None,
+    moments: dict[str, Moments] | None = None,
     log: str | Path | None = None,
     report: Callable[[Trial], None] = lambda trial: None,
 ) -> Controlled:
@@ -152,6 +154,7 @@ def control_accuracy(
         sensitivity: Of this network at the word lengths of `config`: decides the order; by default the error of the raw
             outputs is measured.
         config: Options of quantisation.
+        moments: What the model's batch norms know; only `CorrectBy.BATCH_NORM` needs it, see `calibrate`.
         log: JSON file of the trials, written after each; the same control goes on behind them.
         report: Called after every trial.
 
@@ -160,8 +163,8 @@ def control_accuracy(
         SearchError: The log is of another control, or a score is no finite number.
     """
     config = config or QuantConfig()
-    search = _Search(graph, batches, score, target, config)
-    order = search.order(sensitivity or _output_errors(graph, batches, config))
+    search = _Search(graph, batches, score, target, config, moments=moments)
+    order = search.order(sensitivity or search.output_errors())
     search.open_log(log, order, report)
     if search.passes("options", []):
         return search.result([], {}, order)
@@ -181,11 +184,6 @@ def control_accuracy(
     return search.result(kept, without, order)
 
 
-def _output_errors(graph: FoldedGraph, batches: Sequence[ImageBatch], config: QuantConfig) -> Sensitivity:
-    scan = SensitivityConfig(w_bits=(config.w_bits,), a_bits=(config.a_bits,))
-    return scan_sensitivity(calibrate(graph, batches, config), batches, scan)
-
-
 class _Search:
     """Quantises, scores and remembers."""
 
@@ -196,8 +194,11 @@ class _Search:
         score: GraphScore,
         target: AccuracyTarget,
         config: QuantConfig,
+        *,
+        moments: dict[str, Moments] | None,
     ) -> None:
         self.graph = graph
+        self.moments = moments
         self.batches = list(batches)
         self.score = score
         self.target = target
@@ -206,6 +207,11 @@ class _Search:
         self._damage: dict[str, float] = {}
         self._known: dict[tuple[str, ...], float] = {}
         self._last: tuple[tuple[str, ...], Calibrated, IntGraph] | None = None
+
+    def output_errors(self) -> Sensitivity:
+        """Measure what every unit does to the raw outputs."""
+        scan = SensitivityConfig(w_bits=(self.config.w_bits,), a_bits=(self.config.a_bits,))
+        return scan_sensitivity(self._calibrate(self.config), self.batches, scan)
 
     def order(self, sensitivity: Sensitivity) -> list[Unit]:
         """Return what may be raised, the most sensitive first."""
@@ -244,9 +250,12 @@ class _Search:
         if self._last is None or self._last[0] != labels:
             overrides = tuple(override for unit in raised for override in unit.overrides(MAX_BITS))
             config = replace(self.config, overrides=(*self.config.overrides, *overrides))
-            calibrated = calibrate(self.graph, self.batches, config)
+            calibrated = self._calibrate(config)
             self._last = (labels, calibrated, lower_graph(calibrated.graph, calibrated.plan))
         return self._last[1], self._last[2]
+
+    def _calibrate(self, config: QuantConfig) -> Calibrated:
+        return calibrate(self.graph, self.batches, config, moments=self.moments)
 
     def result(
         self, raised: Sequence[Unit], without: dict[str, float], order: list[Unit], *, reached: bool = True

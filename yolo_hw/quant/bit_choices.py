@@ -81,7 +81,15 @@ class Roundings:
         """
         self.reference = calibrated.reference
         self.exact = float_parameters(self.reference)
-        self.config = replace(calibrated.plan.config, overrides=(), equalise=None, bias_correction=False)
+        # Of a calibration only the formats are used: what comes behind their choice would be lost.
+        self.config = replace(
+            calibrated.plan.config,
+            overrides=(),
+            equalise=None,
+            absorb_biases=False,
+            bias_correction=False,
+            adaround=None,
+        )
         self.corrects_means = calibrated.plan.config.bias_correction
         self.units = bit_units(self.reference, self.config)
         self._by_name = {node.name: node for node in self.reference.nodes}

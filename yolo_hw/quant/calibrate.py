@@ -40,7 +40,7 @@ from yolo_hw.quant.folded import Float64Array, FoldedGraph, FoldedNode
 from yolo_hw.quant.groups import FormatGroup, format_groups
 from yolo_hw.quant.legal import Legaliser, LegalReport, cast_image
 from yolo_hw.quant.moments import Moments, changed_moments
-from yolo_hw.quant.observers import CandidateStatistics, RangeStatistics, finest_frac
+from yolo_hw.quant.observers import CandidateStatistics, RangeStatistics
 from yolo_hw.quant.paired import adopt_codes
 from yolo_hw.quant.plan import ConvCodes, QuantPlan, Table
 from yolo_hw.quant.tables import ARITHMETIC, build_table
@@ -356,6 +356,4 @@ class _Candidates:
 
 
 def _start(ranges: RangeStatistics, bits: int, signed: bool, config: QuantConfig) -> CandidateStatistics:
-    base = finest_frac(ranges.lo, ranges.hi, bits, signed)
-    extreme = max(ranges.hi, -ranges.lo)
-    return CandidateStatistics(base, bits, signed, extreme, rounding=config.rounding, overflow=config.overflow)
+    return CandidateStatistics.around(ranges, bits, signed, config.rounding, config.overflow)

@@ -13,7 +13,7 @@ from yolo_hw.errors import QuantError
 from yolo_hw.fixedpoint import Overflow, Rounding
 from yolo_hw.intgraph.requant import NumericContract
 from yolo_hw.intgraph.target import TargetProfile
-from yolo_hw.intgraph.target_profiles import GENERIC, find_target
+from yolo_hw.intgraph.target_profiles import GENERIC, TARGETS, find_target
 from yolo_hw.quant.enum_fields import convert_enum_fields
 
 BITS = (*range(2, 9), 16)
@@ -124,11 +124,14 @@ class Override:
         try:
             for item in rest.split(","):
                 key, _, value = item.partition("=")
-                values[{"w": "w_bits", "a": "a_bits"}[key.strip()]] = int(value)
+                name = {"w": "w_bits", "a": "a_bits"}[key.strip()]
+                if name in values:
+                    raise KeyError(name)
+                values[name] = int(value)
         except (KeyError, ValueError):
             colon = ""
         if not colon or not pattern:
-            raise QuantError(f"an override must be PATTERN:w=BITS,a=BITS (w or a may be left out), got '{text}'")
+            raise QuantError(f"an override must be PATTERN:w=BITS,a=BITS (one may be left out), got '{text}'")
         return cls(pattern, **values)
 
 
@@ -137,7 +140,7 @@ class QuantConfig:
     """How a network is brought to integers."""
 
     target: str | TargetProfile = GENERIC.name
-    """What will compute the network: a name of `TARGETS`, a profile file (.toml, .json), or a profile."""
+    """What will compute the network: a name of `TARGETS`, a profile, or the file of one (.toml, .json), read once."""
     w_bits: int = _OF_TARGET
     """Bits of the weights, sign included. Default: 8 where the target has them, else its most."""
     a_bits: int = _OF_TARGET
@@ -174,6 +177,8 @@ class QuantConfig:
     """Integer form of leaky's slope. Default: the target's, 51 / 2**9 if it has any."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.target, str) and self.target not in TARGETS:
+            object.__setattr__(self, "target", find_target(self.target))
         options = _target_options(self.profile)
         for name, allowed in options.items():
             if getattr(self, name) is None:
@@ -185,6 +190,8 @@ class QuantConfig:
             if self.profile.leaky is not None or name != "leaky":
                 self._check_target(name, getattr(self, name), allowed)
         for override in self.overrides:
+            if override.w_bits is None and override.a_bits is None:
+                raise QuantError(f"override '{override.pattern}' must give w_bits, a_bits or both")
             for name, maybe in (("w", override.w_bits), ("a", override.a_bits)):
                 if maybe is not None:
                     _check_bits(f"{override.pattern}:{name}", maybe)

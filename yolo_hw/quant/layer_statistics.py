@@ -15,6 +15,8 @@ from yolo_hw.fixedpoint import FixedPoint
 
 HISTOGRAM_BINS = 256
 """Bins of a histogram, half of them below zero."""
+LEAST_ENERGY = 1e-300
+"""Stands for no energy where a ratio has to be a number."""
 
 
 @dataclass
@@ -60,6 +62,11 @@ def decibels(signal: float, noise: float) -> float:
     if noise == 0:
         return math.inf
     return 10 * (math.log10(signal) - math.log10(noise)) if signal > 0 else -math.inf
+
+
+def finite_decibels(signal: float, noise: float) -> float:
+    """Return `decibels` of energies of at least `LEAST_ENERGY`: a number that can be averaged and compared."""
+    return decibels(max(signal, LEAST_ENERGY), max(noise, LEAST_ENERGY))
 
 
 @dataclass

@@ -58,7 +58,7 @@ class LayerWork:
 
     Attributes:
         name: The layer.
-        reads: Label of the format group it reads, None for the image.
+        reads: ``a:`` and a computed tensor of the format group it reads, None for the image.
         weights: Number of weights.
         biases: Number of biases.
         macs: Multiply-accumulates of one image.
@@ -188,6 +188,8 @@ class _Program:
     def __init__(self, sensitivity: Sensitivity, works: Sequence[LayerWork], cost: Cost) -> None:
         units = {unit.label: unit for unit in sensitivity.units}
         groups = [unit for unit in sensitivity.units if unit.kind == ACTIVATIONS]
+        # Targets on which the inputs of an add have one format join groups that are apart elsewhere.
+        group_of = {f"{ACTIVATIONS}:{name}": unit.label for unit in groups for name in unit.members}
         self.options: list[tuple[Unit, int]] = []
         damages: list[float] = []
         costs: list[float] = []
@@ -196,7 +198,8 @@ class _Program:
         readers: dict[tuple[str, int], list[list[int]]] = {}
         for layer in works:
             unit = units[f"{WEIGHTS}:{layer.name}"]
-            read = [INPUT_FORMAT.bits] if layer.reads is None else sorted(sensitivity.damage[layer.reads])
+            group = None if layer.reads is None else group_of[layer.reads]
+            read = [INPUT_FORMAT.bits] if group is None else sorted(sensitivity.damage[group])
             for a in read:
                 columns = []
                 for w, damage in sorted(sensitivity.damage[unit.label].items()):
@@ -204,10 +207,10 @@ class _Program:
                     self.options.append((unit, w))
                     damages.append(damage)
                     costs.append(float(cost(layer, w, a)))
-                if layer.reads is None:
+                if group is None:
                     self.rows.equal(dict.fromkeys(columns, 1.0), 1)
                 else:
-                    readers.setdefault((layer.reads, a), []).append(columns)
+                    readers.setdefault((group, a), []).append(columns)
         for unit in groups:
             choices = []
             for a, damage in sorted(sensitivity.damage[unit.label].items()):

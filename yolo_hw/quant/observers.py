@@ -6,10 +6,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from yolo_hw.fixedpoint import MAX_ABS_FRAC, FixedPoint, Overflow, Rounding
+from yolo_hw.fixedpoint import MAX_ABS_FRAC, FixedPoint, Overflow, Rounding, round_real
 from yolo_hw.ops import fake_quant_pow2
 from yolo_hw.quant.config import Observer
 from yolo_hw.quant.divergence import CodeHistogram
@@ -38,17 +39,19 @@ class RangeStatistics:
         self.lo, self.hi = min(self.lo, other.lo), max(self.hi, other.hi)
 
 
-def finest_frac(lo: float, hi: float, bits: int, signed: bool) -> int:
-    """Return the largest frac with which no value in [lo, hi] leaves the format; bits - 1 for an all-zero tensor."""
+def finest_frac(lo: float, hi: float, bits: int, signed: bool, rounding: Rounding = Rounding.HALF_UP) -> int:
+    """Return the largest frac with which no value in [lo, hi] leaves the format; bits - 1 for an all-zero tensor.
+
+    With half_up a value leaves it that is more than half a step outside, whatever the datapath does to those before it.
+    Where these wrap, `rounding` has to be the datapath's.
+    """
     fmt = FixedPoint(bits, 0, signed)
     if lo == 0 and hi == 0:
         return bits - 1
-    frac = MAX_ABS_FRAC // 2
-    while frac > -MAX_ABS_FRAC // 2 and not (
-        math.floor(math.ldexp(hi, frac) + 0.5) <= fmt.hi and math.floor(math.ldexp(lo, frac) + 0.5) >= fmt.lo
-    ):
-        frac -= 1
-    return frac
+    fracs = np.arange(MAX_ABS_FRAC // 2, -MAX_ABS_FRAC // 2 - 1, -1)
+    lowest, highest = round_real(np.ldexp([[lo], [hi]], fracs), rounding)
+    fits = (fmt.lo <= lowest) & (highest <= fmt.hi)
+    return int(fracs[fits.argmax() if fits.any() else -1])
 
 
 class CandidateStatistics:
@@ -79,6 +82,15 @@ class CandidateStatistics:
         self.extreme = extreme
         self.histogram = torch.zeros(_HISTOGRAM_BINS, dtype=torch.float64)
         self.cells = CodeHistogram(self.formats, rounding)
+
+    @classmethod
+    def around(
+        cls, seen: RangeStatistics, bits: int, signed: bool, rounding: Rounding, overflow: Overflow
+    ) -> CandidateStatistics:
+        """Return the statistics of a group with these ranges."""
+        ends = rounding if overflow is Overflow.WRAP else Rounding.HALF_UP
+        base = finest_frac(seen.lo, seen.hi, bits, signed, ends)
+        return cls(base, bits, signed, max(seen.hi, -seen.lo), rounding=rounding, overflow=overflow)
 
     def rounded(self, x: Tensor) -> list[Tensor]:
         """Return `x` in the grid of every candidate."""

@@ -129,13 +129,14 @@ def adopt_codes(graph: FoldedGraph, plan: QuantPlan, chosen: dict[str, ConvCodes
         chosen: Other codes of some convolutions.
     """
     convs, notes = dict(plan.convs), []
+    acc_bits = min(plan.config.contract.acc_bits, plan.config.profile.acc_bits)
     for node in graph.nodes:
         if node.name not in chosen:
             continue
         old, new, x = convs[node.name], chosen[node.name], plan.formats[node.inputs[0]]
         bottom, top = conv_sums(new.weight, old.bias, min(x.lo, 0), x.hi)
         bits = np.array([signed_bits(int(lo), int(hi)) for lo, hi in zip(bottom, top, strict=True)])
-        keep = (bits > plan.config.contract.acc_bits) | (new.w_frac != old.w_frac)
+        keep = (bits > acc_bits) | (new.w_frac != old.w_frac)
         weight = np.where(keep.reshape(-1, 1, 1, 1), old.weight, new.weight)
         convs[node.name] = replace(old, weight=weight)
         if keep.any():

@@ -18,16 +18,17 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from yolo_hw.errors import QuantError
 from yolo_hw.intgraph.engine import Engine
 from yolo_hw.intgraph.graph import IntGraph
 from yolo_hw.quant.calibrate import Calibrated, ImageBatch, calibrate, shape_of
 from yolo_hw.quant.config import AdaRoundConfig, CorrectBy, EqualiseBy, Observer, QuantConfig
-from yolo_hw.quant.execute import float_parameters, run_folded
+from yolo_hw.quant.execute import float_parameters, image_tensor, run_folded
 from yolo_hw.quant.fold import trace_model
-from yolo_hw.quant.folded import Float64Array, FoldedGraph
+from yolo_hw.quant.folded import FoldedGraph
+from yolo_hw.quant.layer_statistics import Likeness, finite_decibels
 from yolo_hw.quant.lower import lower_graph
 from yolo_hw.quant.moments import batch_norm_moments
 from yolo_hw.quant.source import TracedModel
@@ -175,23 +176,23 @@ class HeadNoise:
         self.codes = images.transpose(0, 3, 1, 2)
         self.identity = hashlib.sha256(images.tobytes()).hexdigest()
         heads = [tensor for tensor, _ in graph.outputs]
-        wanted: dict[str, list[Float64Array]] = {name: [] for name in heads}
+        wanted: dict[str, list[Tensor]] = {name: [] for name in heads}
         parameters = float_parameters(graph)
         with torch.inference_mode():
-            for image in self.codes:
-                x = torch.from_numpy(image.copy())[None].float() / 256
-                for node, _, out in run_folded(graph, x, parameters):
+            for image in images:
+                for node, _, out in run_folded(graph, image_tensor(image[None]), parameters):
                     if node.name in wanted:
-                        wanted[node.name].append(out[0].double().numpy())
-        self.wanted = [np.stack(wanted[name]) for name in heads]
+                        wanted[node.name].append(out[0].double())
+        self.wanted = [torch.stack(wanted[name]) for name in heads]
 
     def __call__(self, graph: IntGraph) -> float:
         """See `Score`."""
-        found = Engine(graph, threads=1).run_batch(self.codes)
+        found = Engine(graph, threads=torch.get_num_threads()).run_batch(self.codes)
         ratios = []
         for output, wanted, codes in zip(graph.outputs, self.wanted, found, strict=True):
-            noise = float(((codes * graph.tensors[output.tensor].fmt.step - wanted) ** 2).sum())
-            ratios.append(10 * np.log10(max(float((wanted**2).sum()), 1e-300) / max(noise, 1e-300)))
+            likeness = Likeness()
+            likeness.update(wanted, torch.from_numpy(codes * graph.tensors[output.tensor].fmt.step))
+            ratios.append(finite_decibels(likeness.signal, likeness.noise))
         return float(np.mean(ratios))
 
 

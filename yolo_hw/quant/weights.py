@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolo_hw.errors import QuantError
-from yolo_hw.fixedpoint import MAX_ABS_FRAC, FixedPoint, IntArray, dequantise, quantise, round_real
+from yolo_hw.fixedpoint import MAX_ABS_FRAC, FixedPoint, IntArray, Overflow, dequantise, quantise, round_real
 from yolo_hw.intgraph.bounds import term_sums, weight_sums
 from yolo_hw.intgraph.check import BIAS_BITS
 from yolo_hw.intgraph.quantities import ConvNumbers, conv_quantities
@@ -208,6 +208,10 @@ def choose_fracs(rows: Float64Array, bits: int, config: QuantConfig) -> IntArray
     with np.errstate(divide="ignore"):
         base = np.where(limits > 0, np.floor(-np.log2(limits)), bits - 1)
     base = np.clip(base, -MAX_ABS_FRAC + NUM_CANDIDATES, MAX_ABS_FRAC - NUM_CANDIDATES).astype(np.int64)
+    if config.overflow is Overflow.WRAP and config.w_observer is not Observer.PERCENTILE:
+        # Not even a value next to the end may leave the format: it would change its sign.
+        lowest, highest = (round_real(np.ldexp(end, base), config.rounding) for end in (rows.min(1), rows.max(1)))
+        base -= (lowest < fmt.lo) | (highest > fmt.hi)
     if config.w_observer in (Observer.MAX, Observer.PERCENTILE):
         return base
     if config.w_observer is Observer.KL:

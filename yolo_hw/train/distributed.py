@@ -116,11 +116,15 @@ class World:
                 dist.broadcast(tensor, 0)
 
     def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """Return the module whose gradients are averaged over the processes: the model itself where there is one."""
+        """Return the module whose gradients are averaged over the processes: the model itself where there is one.
+
+        A model whose parameters may leave the loss in the course of training says so by `parameters_rest`.
+        """
         if self.size == 1:
             return model
         devices = [device] if device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=devices)
+        rest = bool(getattr(model, "parameters_rest", False))
+        return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=rest)
 
 
 ALONE = World()

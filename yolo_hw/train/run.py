@@ -193,8 +193,15 @@ def make_model(run: DetectorRun, console: Console) -> Darknet:
     if run.weights is None:
         return model
     if run.weights.suffix == CHECKPOINT_SUFFIX:
+        checkpoint = load_checkpoint(run.weights)
+        kind = checkpoint.description["kind"]
+        if kind != type(model).__name__:
+            raise TrainError(
+                f"{run.weights}: a checkpoint to start from must be of a {type(model).__name__}, this one is of a "
+                f"{kind}: give the .weights file beside it"
+            )
         try:
-            model.load_state_dict(load_checkpoint(run.weights).best_weights)
+            model.load_state_dict(checkpoint.best_weights)
         except RuntimeError as error:
             raise TrainError(f"{run.weights}: the checkpoint is not one of {run.cfg}: {error}") from None
         return model

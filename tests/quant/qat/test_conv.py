@@ -6,19 +6,45 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from yolo_hw.darknet.layers import Shape
 from yolo_hw.geometry import Window
+from yolo_hw.ops.batch_norm import batch_norm
 from yolo_hw.quant.config import QuantConfig
 from yolo_hw.quant.folded import FoldedConv
 from yolo_hw.quant.qat.config import NormFold
-from yolo_hw.quant.qat.conv import QatConv
+from yolo_hw.quant.qat.conv import QatConv, _normalised
 from yolo_hw.quant.qat.quantiser import FixedQuantiser, FracLimits, Grid, Quantiser
 from yolo_hw.quant.source import ConvSource
 
 X_FRAC = torch.tensor([8], dtype=torch.int32)
 FREE = FracLimits(torch.tensor([-60], dtype=torch.int32), torch.tensor([60], dtype=torch.int32))
+
+
+def test_no_device_is_asked_which_channels_are_constant():
+    """Tensors without values stand for a device whose values have not been computed yet."""
+    with FakeTensorMode():
+        y, vector = torch.randn(2, 3, 4, 4, requires_grad=True), torch.ones(3)
+        out, _, _ = _normalised(y, vector, vector, vector, vector)
+        out.sum().backward()
+        assert y.grad.shape == y.shape
+
+
+def test_constant_channels_have_the_gradient_of_the_running_variance():
+    torch.manual_seed(0)
+    y = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    y[:, 1] = 0.75
+    eps, size = torch.full((3,), 1e-5, dtype=torch.float64), torch.tensor([5.0, 0.5, 7.0], dtype=torch.float64)
+    found = []
+    chosen = torch.where(torch.tensor([False, True, False]), size, eps)
+    for normalise in (lambda *x: _normalised(*x, eps, size), lambda *x: batch_norm(*x, chosen)):
+        inputs = [x.clone().requires_grad_() for x in (y, torch.arange(1.0, 4.0).double(), torch.ones(3).double())]
+        out, *statistics = normalise(*inputs)
+        (out * torch.linspace(-1, 1, out.numel()).reshape(out.shape)).sum().backward()
+        found.append([out, *statistics, *(x.grad for x in inputs)])
+    assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
 
 
 class NoRounding(Quantiser):

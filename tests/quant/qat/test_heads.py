@@ -3,6 +3,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from support import zoo
@@ -10,6 +11,7 @@ from support.ladder import assert_qat_ladder
 from support.networks import CfgWriter
 from support.qat import images_of, trained_qat
 from support.random_net import make_images, make_net, random_net
+from torch import nn
 
 from yolo_hw.errors import QuantError
 from yolo_hw.quant import Override, QuantConfig, fold_model
@@ -60,6 +62,29 @@ def test_ladder_of_random_networks(heads, seed):
 @pytest.mark.parametrize("name", ["resnet_basic", "densenet", "yolov8"])
 def test_ladder_of_traced_modules(heads, name):
     check(zoo.make(name).float(), QuantConfig(), QatConfig(heads=heads))
+
+
+class SumHead(nn.Module):
+    """A network that ends with an addition."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.branch = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        return x + self.branch(x)
+
+
+@pytest.mark.parametrize("heads", WIDE_FORMS)
+def test_heads_without_weights_have_wide_outputs(heads):
+    torch.manual_seed(0)
+    config = QuantConfig(w_bits=4, a_bits=8)
+    images = [np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.uint8)]
+    qat = prepare_qat(SumHead().eval(), config, qat=QatConfig(heads=heads), batches=images)
+    graph = assert_qat_ladder(qat, images[0][0])
+    assert {node.w_bits for node in graph.nodes if node.op == "conv2d"} == {4}
+    assert {graph.tensors[output.tensor].fmt.bits for output in graph.outputs} == {16}
 
 
 def test_heads_are_what_computes_the_outputs():

@@ -42,6 +42,27 @@ def test_limits_hold(method):
     assert torch.equal(codes, codes.round())
 
 
+@pytest.mark.parametrize("method", [ScaleMethod.TQT, ScaleMethod.LSQ])
+@pytest.mark.parametrize("start", [2, 8])
+def test_a_learned_step_comes_back_from_its_bounds(method, start):
+    """It begins at one or a little outside; where the best step is outside, too, it goes no further."""
+    x = torch.randn(4096, generator=torch.Generator().manual_seed(0))  # 5 fraction bits are best
+    for allowed, end in ((limits(2, 8), 5), (limits(8, 12), 8), (limits(-2, 2), 2)):
+        quantiser = make_quantiser(method, Grid(8))
+        begin = start if end == 5 else end
+        quantiser.set_frac(torch.tensor([begin]))
+        (parameter,) = quantiser.parameters()
+        parameter.data += 0.3 if begin == 2 else -0.3
+        optimizer = torch.optim.Adam(quantiser.parameters(), lr=0.1)
+        for _ in range(200):
+            optimizer.zero_grad()
+            ((quantiser(x, allowed) - x) ** 2).mean().backward()
+            optimizer.step()
+        found = int(quantiser.frac(allowed))
+        assert abs(found - end) <= (end == 5), (allowed, found)
+        assert abs(int(quantiser.frac()) - found) <= 1
+
+
 @pytest.mark.parametrize(("method", "starts"), [(ScaleMethod.TQT, (0, 10)), (ScaleMethod.LSQ, (0, 10)),
                                                 (ScaleMethod.TPSQ, (3, 10))])  # fmt: skip
 def test_a_learned_step_finds_the_range(method, starts):

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 from torch.nn import functional as F
 
 from yolo_hw.errors import QuantError
@@ -14,12 +16,13 @@ from yolo_hw.fixedpoint import MAX_ABS_FRAC, IntArray
 from yolo_hw.geometry import Window
 from yolo_hw.intgraph.check import BIAS_BITS
 from yolo_hw.nn.windows import pad_windows
-from yolo_hw.ops.batch_norm import batch_norm
+from yolo_hw.ops.batch_norm import batch_norm, batch_norm_backward
 from yolo_hw.ops.fold_bn import BatchNorm, fold_bn
 from yolo_hw.quant.config import QuantConfig
 from yolo_hw.quant.folded import FoldedConv
 from yolo_hw.quant.plan import ConvCodes
 from yolo_hw.quant.qat.config import NormFold
+from yolo_hw.quant.qat.flag import Flag
 from yolo_hw.quant.qat.quantiser import FracLimits, Quantiser, exact_exp2
 from yolo_hw.quant.source import ConvSource, Norm, norm_vectors
 from yolo_hw.quant.weights import round_bias
@@ -74,6 +77,12 @@ class QatConv(nn.Module):
             self.bias = nn.Parameter(bias)
         self.norm = None if source.norm is None else _copied(source.norm)
         self.register_buffer("norm_frozen", torch.tensor(self.norm is None))
+        self._norm_frozen = Flag()
+
+    @property
+    def scalable(self) -> bool:
+        """Whether a parameter can take a factor of the output's channels."""
+        return self.norm is None or self.norm.weight is not None
 
     @property
     def norm_apart(self) -> bool:
@@ -91,16 +100,13 @@ class QatConv(nn.Module):
         Returns:
             [N, K, H', W'].
         """
-        if self.training and not self.norm_frozen:
+        if self.training and not self._norm_frozen.read(self.norm_frozen):
             return _TRAINING[self.norm_fold](self, x, x_frac, limits)
         if self.norm_apart:
             return self._affine(self.convolve(x, self.quantiser(self._scaled_weight())))
         weight, bias = self.folded()
         limits = self.limits(limits, bias, x_frac)
-        quantised = self.quantiser(weight, limits)
-        if not self.training and x_frac is not None:
-            bias = self._rounded(bias, self.quantiser.frac(limits) + x_frac)
-        return self.convolve(x, quantised, bias)
+        return self.convolve(x, self.quantiser(weight, limits), self._stored(bias, x_frac, limits))
 
     def rounded_weight(self) -> Tensor:
         """Return what evaluation rounds, [K, C / groups, R, S]."""
@@ -172,6 +178,16 @@ class QatConv(nn.Module):
         """From now on training uses the running statistics and does not change them."""
         self.norm_frozen.fill_(True)
 
+    def _stored(self, bias: Tensor, x_frac: Tensor | None, limits: FracLimits | None) -> Tensor:
+        """Return the bias [K] as the target stores it, straight-through.
+
+        In training only where its word is short: 32 bits hold the accumulator's grid, far finer than the output's.
+        """
+        short = self.config.profile.bias_bits < BIAS_BITS and self.quantiser.rounds
+        if x_frac is None or (self.training and not short):
+            return bias
+        return self._rounded(bias, self.quantiser.frac(limits) + x_frac) + (bias - bias.detach())
+
     def _rounded(self, bias: Tensor, acc_frac: Tensor) -> Tensor:
         """Round the bias [K] to what the target can store beside accumulators of `acc_frac` [1] or [K]."""
         frac = acc_frac.expand_as(bias).cpu().long()
@@ -207,7 +223,7 @@ class QatConv(nn.Module):
         y = self.convolve(x, self._quantised(constant, x_frac, limits))
         gamma, beta, *_ = norm_vectors(self.norm)
         size = constant.var.clamp(min=0) + self.norm.eps
-        out, mean, var = _normalised(y, (gamma.abs(), beta), self.norm.eps * factor.square(), size * factor.square())
+        out, mean, var = _normalised(y, gamma.abs(), beta, self.norm.eps * factor.square(), size * factor.square())
         self._update(mean / factor, var / factor.square(), y.numel() // y.shape[1])
         return out
 
@@ -238,7 +254,7 @@ class QatConv(nn.Module):
         y = self.convolve(x, self.quantiser(self._scaled_weight()))
         gamma, beta, _, running = norm_vectors(self.norm)
         eps = torch.full_like(running, self.norm.eps)
-        out, mean, var = _normalised(y, (gamma, beta), eps, running.clamp(min=0) + eps)
+        out, mean, var = _normalised(y, gamma, beta, eps, running.clamp(min=0) + eps)
         self._update(mean, var, y.numel() // y.shape[1])
         return out
 
@@ -288,8 +304,14 @@ def _count(norm: Norm) -> int:
 
 
 def _copied(norm: Norm) -> nn.BatchNorm2d:
+    """Return a batch norm with copies of the tensors that the other one has, and only these."""
     copied = nn.BatchNorm2d(norm.num_features, norm.eps, norm.momentum)
+    for name in ("weight", "bias"):
+        if getattr(norm, name) is None:
+            setattr(copied, name, None)
     with torch.no_grad():
+        if norm.num_batches_tracked is not None and copied.num_batches_tracked is not None:
+            copied.num_batches_tracked.copy_(norm.num_batches_tracked)
         for mine, other in zip(norm_vectors(copied), norm_vectors(norm), strict=True):
             mine.copy_(other)
     return copied.to(next(iter(norm_vectors(norm))))
@@ -304,23 +326,38 @@ def _known(var: Tensor, running: Tensor) -> Tensor:
     return torch.where(var == 0, running.clamp(min=0), var)
 
 
-def _normalised(y: Tensor, affine: tuple[Tensor, Tensor], eps: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+class _Normalised(Function):
     """`batch_norm`, with the gradient of the running variance for constant channels; see `_known`.
 
-    Args:
-        y: [N, K, H, W].
-        affine: Scale and shift [K].
-        eps: [K].
-        size: [K] running variance, epsilon included, in the units of y.
-
-    Returns:
-        The normalised y, its mean and its biased variance [K].
+    Such a channel comes out as its shift under every epsilon, so only the gradient has to know which ones they are, and
+    no device is asked in between.
     """
-    out, mean, var = batch_norm(y, *affine, eps)
-    constant = var == 0
-    if bool(constant.any()):
-        out, _, _ = batch_norm(y, *affine, torch.where(constant, size, eps))
-    return out, mean, var
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, *vectors: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401 - torch has no type for it
+        """Normalise.
+
+        Args:
+            ctx: Of the function.
+            y: [N, K, H, W].
+            vectors: Scale, shift, epsilon, and the running variance, epsilon included, in the units of y; [K] each.
+
+        Returns:
+            The normalised y, its mean and its biased variance [K].
+        """
+        scale, shift, eps, size = vectors
+        out, mean, var = batch_norm(y, scale, shift, eps)
+        ctx.mark_non_differentiable(mean, var)
+        ctx.save_for_backward(y, scale, mean, var, torch.where(var == 0, size, eps))
+        return out, mean, var
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *statistics: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        """Return the gradients of y, scale and shift."""
+        return (*batch_norm_backward(grad, *ctx.saved_tensors), None, None)
+
+
+_normalised = cast(Callable[..., tuple[Tensor, Tensor, Tensor]], _Normalised.apply)
 
 
 def _over(gamma: Tensor) -> Tensor:

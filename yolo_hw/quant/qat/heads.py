@@ -10,7 +10,7 @@ from torch import Tensor
 
 from yolo_hw.fixedpoint import MAX_BITS
 from yolo_hw.quant.config import Override, QuantConfig
-from yolo_hw.quant.folded import FoldedGraph
+from yolo_hw.quant.folded import FoldedConv, FoldedGraph
 from yolo_hw.quant.qat.config import HeadForm
 from yolo_hw.quant.qat.quantiser import FracLimits, RangeQuantiser
 
@@ -36,7 +36,11 @@ def widen_heads(config: QuantConfig, graph: FoldedGraph, form: HeadForm) -> Quan
     """
     if form is HeadForm.QUANTISED:
         return config
-    wide = tuple(Override(glob.escape(name), MAX_BITS, MAX_BITS) for name in head_nodes(graph))
+    nodes = {node.name: node for node in graph.nodes}
+    wide = tuple(
+        Override(glob.escape(name), MAX_BITS if isinstance(nodes[name], FoldedConv) else None, MAX_BITS)
+        for name in head_nodes(graph)
+    )
     return replace(config, overrides=(*config.overrides, *wide))
 
 
@@ -46,9 +50,14 @@ class FloatQuantiser(RangeQuantiser):
     Once it is frozen it rounds in training, too.
     """
 
+    @property
+    def rounds(self) -> bool:
+        """See `Quantiser.rounds`."""
+        return not self.training or self.rests
+
     def forward(self, x: Tensor, limits: FracLimits | None = None) -> Tensor:
         """See `Quantiser.forward`."""
-        if self.training and not self.frozen:
-            self._follow(x, self.momentum)
-            return x
-        return self._round(x, self.frac(limits))
+        if self.rounds:
+            return self._round(x, self.frac(limits))
+        self._follow(x, self.momentum)
+        return x

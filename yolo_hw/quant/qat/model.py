@@ -7,7 +7,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from yolo_hw.quant.legal import cast_image
 from yolo_hw.quant.plan import QuantPlan
 from yolo_hw.quant.qat.config import HeadForm, NormFold, QatConfig, ScaleMethod
 from yolo_hw.quant.qat.conv import QatConv
+from yolo_hw.quant.qat.flag import Flag
 from yolo_hw.quant.qat.heads import FloatQuantiser, head_nodes, widen_heads
 from yolo_hw.quant.qat.methods import make_quantiser
 from yolo_hw.quant.qat.observation import show_batches
@@ -60,6 +61,9 @@ class QatModel(nn.Module):
         arguments: By name of node: the quantiser of the argument of its activation's table.
         obstacle: Why there is no integer form of the model: the first layer and its reason; None if there is one.
     """
+
+    parameters_rest: ClassVar[bool] = True
+    """Steps that are frozen, and biases ahead of a batch norm until that is, have no gradient."""
 
     calibrated: Tensor
 
@@ -94,9 +98,14 @@ class QatModel(nn.Module):
             if isinstance(node, FoldedConv):
                 self.convs[_key(node.name)] = self._make_conv(node, traced.sources[node.name])
         shared = share_parameters({name: self.conv(name) for name in traced.sources}, traced.sources)
-        constant = {name for name, source in traced.sources.items() if source.fixed or source.fixed_bias}
+        constant = {
+            name
+            for name, source in traced.sources.items()
+            if source.fixed or source.fixed_bias or not self.conv(name).scalable
+        }
         self._tied = shared | constant
         self.register_buffer("calibrated", torch.tensor(False))
+        self._calibrated = Flag()
         self.obstacle = self._find_obstacle()
 
     def _activation_quantiser(self, producers: tuple[str, ...], bits: int, signed: bool) -> Quantiser:
@@ -198,7 +207,7 @@ class QatModel(nn.Module):
         return replace(self.graph, nodes=tuple(with_weights(node) for node in self.graph.nodes))
 
     def forward(self, x: Tensor) -> Any:  # noqa: ANN401 - whatever the float model returns
-        """Run the network.
+        """Run the network, without mixed precision: sums of products need the bits of a float32.
 
         Args:
             x: [N, C, H, W] pixels / 255, of the network's size.
@@ -210,14 +219,14 @@ class QatModel(nn.Module):
             QuantError: The fraction bits are not set and this is no training; several processes would set different
                 ones; or a number that was trained is NaN or infinite.
         """
-        if not self.calibrated:
+        if not self._calibrated.read(self.calibrated):
             self._calibrate_on(x)
         wanted = {tensor for tensor, _ in self.graph.outputs}
         with ExitStack() as batch:
             if self.training:
                 for quantiser in self.formats.values():
                     batch.enter_context(cast(Quantiser, quantiser).one_batch())
-            with self._explained():
+            with self._explained(), torch.autocast(x.device.type, enabled=False):
                 found = {name: out for name, out in self.run(x) if name in wanted}
         maps = [found[tensor] for tensor, _ in self.graph.outputs]
         return maps if self._pack is None else self._pack(maps)
@@ -243,7 +252,7 @@ class QatModel(nn.Module):
         """Run the network on pixels / 255; yield (tensor, [N, K, h, w]) in execution order."""
         rule = (INPUT_FORMAT, self.config.rounding, self.config.overflow)
         maps = {INPUT: fake_quant_pow2(x / PIXEL_GAIN, *rule)}
-        image_frac = torch.tensor([INPUT_FORMAT.frac], dtype=torch.int32, device=x.device)
+        image_frac = torch.full((1,), INPUT_FORMAT.frac, dtype=torch.int32, device=x.device)
         fracs = {INPUT: image_frac if self.obstacle is None else None}
         for node, dying in zip(self.graph.nodes, last_reads(self.graph.nodes), strict=True):
             inputs = [maps[name] for name in node.inputs]

@@ -7,15 +7,17 @@ import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 
 from yolo_hw.errors import QuantError
 from yolo_hw.fixedpoint import MAX_ABS_FRAC, FixedPoint, Overflow, Rounding
 from yolo_hw.ops import fake_quant_lsq, fake_quant_pow2, fake_quant_tqt
 from yolo_hw.quant.qat.config import ScaleMethod
+from yolo_hw.quant.qat.flag import Flag
 
 
 class FracLimits(NamedTuple):
@@ -69,6 +71,12 @@ class Quantiser(nn.Module):
         self.grid = grid
         self.channels = channels
         self.register_buffer("frozen", torch.tensor(False))
+        self._frozen = Flag()
+
+    @property
+    def rests(self) -> bool:
+        """Whether training leaves the fraction bits as they are: `frozen`."""
+        return self._frozen.read(self.frozen)
 
     def set_frac(self, frac: Tensor) -> None:
         """Start from these fraction bits, [channels] integers."""
@@ -94,6 +102,11 @@ class Quantiser(nn.Module):
             QuantError: The step is no power of two.
         """
         raise NotImplementedError
+
+    @property
+    def rounds(self) -> bool:
+        """Whether it rounds what it is given now."""
+        return True
 
     def forward(self, x: Tensor, limits: FracLimits | None = None) -> Tensor:
         """Round [...] to the grid, straight-through; [...] of the same dtype."""
@@ -177,7 +190,7 @@ class RangeQuantiser(Quantiser):
 
     def forward(self, x: Tensor, limits: FracLimits | None = None) -> Tensor:
         """See `Quantiser.forward`; in training the range follows `x`."""
-        if self.training and not self.frozen:
+        if self.training and not self.rests:
             self._follow(x, self.momentum)
         return self._round(x, self.frac(limits))
 
@@ -223,18 +236,15 @@ class TqtQuantiser(Quantiser):
         with torch.no_grad():
             self.log2_t.copy_(self.grid.magnitude_bits - frac - 0.5)
 
+    @torch.no_grad()
     def frac(self, limits: FracLimits | None = None) -> Tensor:
         """See `Quantiser.frac`."""
         return _frac_of_step(self.forward(_beyond(self.log2_t), limits), self.grid)
 
     def forward(self, x: Tensor, limits: FracLimits | None = None) -> Tensor:
         """See `Quantiser.forward`."""
-        log2_t, grid = self.log2_t.detach() if self.frozen else self.log2_t, self.grid
-        if limits is None:
-            log2_t = log2_t.clamp(grid.magnitude_bits - MAX_ABS_FRAC, grid.magnitude_bits + MAX_ABS_FRAC)
-        else:
-            lowest, highest = (grid.magnitude_bits - limit.to(log2_t) for limit in (limits.highest, limits.lowest))
-            log2_t = log2_t.clamp(max=highest).clamp(min=lowest)
+        log2_t, grid = self.log2_t.detach() if self.rests else self.log2_t, self.grid
+        log2_t = _between(log2_t, limits, grid.magnitude_bits)
         return fake_quant_tqt(x, log2_t, grid.bits, grid.signed, grid.rounding, overflow=grid.overflow)
 
 
@@ -255,19 +265,15 @@ class LsqQuantiser(Quantiser):
         with torch.no_grad():
             self.log2_scale.copy_(-frac)
 
+    @torch.no_grad()
     def frac(self, limits: FracLimits | None = None) -> Tensor:
         """See `Quantiser.frac`."""
         return _frac_of_step(self.forward(_beyond(self.log2_scale), limits), self.grid)
 
     def forward(self, x: Tensor, limits: FracLimits | None = None) -> Tensor:
         """See `Quantiser.forward`."""
-        log2_scale = self.log2_scale.detach() if self.frozen else self.log2_scale
-        if limits is None:
-            log2_scale = log2_scale.clamp(-MAX_ABS_FRAC, MAX_ABS_FRAC)
-        else:
-            lowest, highest = (-limit.to(log2_scale) for limit in (limits.highest, limits.lowest))
-            log2_scale = log2_scale.clamp(max=highest).clamp(min=lowest)
-        grid = self.grid
+        log2_scale, grid = self.log2_scale.detach() if self.rests else self.log2_scale, self.grid
+        log2_scale = _between(log2_scale, limits, 0)
         return fake_quant_lsq(x, log2_scale.exp2(), grid.bits, grid.signed, grid.rounding, overflow=grid.overflow)
 
 
@@ -287,6 +293,33 @@ def limited(frac: Tensor, limits: FracLimits | None) -> Tensor:
     return frac.clamp(min=limits.lowest.to(frac)).clamp(max=limits.highest.to(frac))
 
 
+class _Bounded(Function):
+    """A clamp whose gradient still leads back between the bounds; the one that leads further away is 0.
+
+    `torch.clamp` has none at all outside, so that a trained parameter which once has left its bounds, or which begins
+    there, would rest forever.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:  # noqa: ANN401 - torch has no type for it
+        ctx.save_for_backward(x < lowest, x > highest)
+        return x.clamp(max=highest).clamp(min=lowest)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        below, above = ctx.saved_tensors
+        return grad.masked_fill((below & (grad > 0)) | (above & (grad < 0)), 0), None, None
+
+
+def _between(parameter: Tensor, limits: FracLimits | None, offset: int) -> Tensor:
+    """Return a trained ``offset - frac`` [C] within `limits`, within what the operators take where there are none."""
+    if limits is None:
+        ends = (parameter.new_full((1,), frac, requires_grad=False) for frac in (-MAX_ABS_FRAC, MAX_ABS_FRAC))
+        limits = FracLimits(*ends)
+    lowest, highest = (offset - limit.to(parameter) for limit in (limits.highest, limits.lowest))
+    return cast(Tensor, _Bounded.apply(parameter, lowest, highest))  # type: ignore[no-untyped-call]
+
+
 def exact_exp2(exponent: Tensor) -> Tensor:
     """Return ``2**exponent`` in float64."""
     return torch.ldexp(torch.ones_like(exponent, dtype=torch.float64), exponent)
@@ -294,10 +327,10 @@ def exact_exp2(exponent: Tensor) -> Tensor:
 
 def _beyond(parameter: Tensor) -> Tensor:
     """One value per channel that every format clips to its largest code."""
-    return parameter.new_full((parameter.numel(), 1), math.inf, requires_grad=False)
+    return parameter.new_full((parameter.numel(), 1), math.inf)
 
 
 def _frac_of_step(largest: Tensor, grid: Grid) -> Tensor:
     """Return the fraction bits with which the largest code stands for `largest`: the operator itself is asked."""
-    _, exponent = torch.frexp(largest.detach().double().flatten() / grid.format().hi)  # 0.5 * 2**exponent
+    _, exponent = torch.frexp(largest.double().flatten() / grid.format().hi)  # 0.5 * 2**exponent
     return (1 - exponent).int()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from yolo_hw.fixedpoint import MAX_ABS_FRAC
 from yolo_hw.quant.config import Observer
-from yolo_hw.quant.observers import CandidateStatistics, RangeStatistics, finest_frac
+from yolo_hw.quant.observers import CandidateStatistics, RangeStatistics
 from yolo_hw.quant.qat.quantiser import FixedQuantiser, Grid
 
 
@@ -34,14 +34,7 @@ def most_similar(x: Tensor, grid: Grid, channels: int) -> Tensor:
 def _of_row(row: Tensor, grid: Grid) -> int:
     seen = RangeStatistics()
     seen.update(row)
-    candidates = CandidateStatistics(
-        finest_frac(seen.lo, seen.hi, grid.bits, grid.signed),
-        grid.bits,
-        grid.signed,
-        max(seen.hi, -seen.lo),
-        rounding=grid.rounding,
-        overflow=grid.overflow,
-    )
+    candidates = CandidateStatistics.around(seen, grid.bits, grid.signed, grid.rounding, grid.overflow)
     candidates.update(row, Observer.COSINE)
     return candidates.choose(Observer.COSINE, 100.0).frac
 

@@ -52,7 +52,7 @@ class GoogleFloatQuantiser(GoogleQuantiser):
 
     def forward(self, x: Tensor, limits: FracLimits | None = None) -> Tensor:
         """See `Quantiser.forward`; in training the range follows `x`."""
-        if self.training and not self.frozen:
+        if self.training and not self.rests:
             self._follow(x, self.momentum)
         largest = torch.where(self.largest > 0, self.largest, 1)  # any step keeps zeros
         return round_to_step(x, largest / self.grid.format().hi, self.grid)

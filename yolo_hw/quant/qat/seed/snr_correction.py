@@ -10,6 +10,7 @@ from torch import Tensor
 
 from yolo_hw.errors import QuantError
 from yolo_hw.quant.calibrate import ImageBatch
+from yolo_hw.quant.layer_statistics import finite_decibels
 from yolo_hw.quant.qat.conv import QatConv
 from yolo_hw.quant.qat.model import QatModel
 from yolo_hw.quant.qat.observation import run_images
@@ -37,7 +38,9 @@ class _Layer:
     """One convolution and how far its correction has come; the reference is the float layer it had at the start."""
 
     def __init__(self, conv: QatConv, config: SnrConfig) -> None:
-        self.conv, self.config = conv, config
+        bias = _bias_of(conv)
+        assert bias is not None
+        self.conv, self.config, self.moves = conv, config, bias
         self.weight, self.bias = (tensor.detach().clone() for tensor in conv.folded())
         self.snr: float | None = None
         self.done = False
@@ -52,14 +55,14 @@ class _Layer:
         if noise == 0:
             self.snr, self.done = float("inf"), True
             return
-        snr = 10 * float(torch.log10(torch.tensor(max(power, 1e-300) / noise, dtype=torch.float64)))
+        snr = finite_decibels(power, noise)
         before, config = self.snr, self.config
         self.snr = snr if before is None else config.memory * before + (1 - config.memory) * snr
         settled = before is not None and abs(self.snr - before) < config.settled_db
         self.done = settled or self.snr > config.stop_db
         if not self.done:
             rate = config.rate if self.snr <= config.fine_db else config.fine_rate
-            _bias_of(self.conv).sub_(rate * error.mean((0, 2, 3)))
+            self.moves.sub_(rate * error.mean((0, 2, 3)))
 
 
 @torch.no_grad()
@@ -89,7 +92,7 @@ def correct_biases_by_snr(
     layers = {}
     for key, conv in qat.convs.items():
         assert isinstance(conv, QatConv)
-        if conv.norm is not None or conv.bias is not None:
+        if _bias_of(conv) is not None:
             layers[key.replace("/", ".")] = _Layer(conv, config or SnrConfig())
     handles = [layer.conv.register_forward_hook(layer.see) for layer in layers.values()]
     try:
@@ -101,8 +104,6 @@ def correct_biases_by_snr(
     return {name: layer.snr for name, layer in layers.items() if layer.snr is not None}
 
 
-def _bias_of(conv: QatConv) -> Tensor:
+def _bias_of(conv: QatConv) -> Tensor | None:
     """Return what is added to every value of a channel: behind the batch norm, if there is one."""
-    bias = conv.bias if conv.norm is None else conv.norm.bias
-    assert bias is not None
-    return bias
+    return conv.bias if conv.norm is None else conv.norm.bias

@@ -61,7 +61,7 @@ class TpsqQuantiser(Quantiser):
     def forward(self, x: Tensor, limits: FracLimits | None = None) -> Tensor:
         """See `Quantiser.forward`."""
         size, grid = self._size(), self.grid
-        if self.frozen:
+        if self.rests:
             size = size.detach()
         # Up to the last bit of a float, which the operator rounds away, this is the step itself.
         scale = size * (exact_exp2(-self.frac(limits)).to(size) / size.detach())
