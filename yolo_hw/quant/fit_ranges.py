@@ -9,7 +9,9 @@ tensors that must be scaled together gets the one with the least noise,
 .. math:: \sum_t \frac{E[(x - \hat x)^2]}{E[x^2]}
 
 over its tensors t, at the step that the observer would choose. The noise comes from a histogram of magnitudes:
-:math:`\min(\Delta^2 / 12, x^2)` inside the range, the squared distance to its end outside.
+:math:`\min(\Delta^2 / 12, x^2)` inside the range, the squared distance to its end outside. To this comes what other
+images are expected to add (`Peaks`): without it a tensor of many bits would fill its range to the last value seen, and
+the next image would clip.
 """
 
 from __future__ import annotations
@@ -35,6 +37,61 @@ MANTISSA_BITS = 5
 """A cell of a histogram is an exponent and so many bits of the mantissa: 32 cells per octave, 3 percent each."""
 _DROPPED_BITS = 23 - MANTISSA_BITS
 _CELLS = 1 << (8 + MANTISSA_BITS)
+
+
+class Peaks:
+    r"""What the largest magnitudes of a tensor's channels will be in images not seen so far.
+
+    Peaks over a threshold (Pickands, 1975) with an exponential tail, channel by channel: above the median :math:`t` of
+    the channel's peaks m in the images seen,
+
+    .. math:: P(m > y) = p \, e^{-(y - t) / \beta}
+
+    with p the share of peaks above t and :math:`\beta` their mean distance to it. One more peak, a quarter above t, is
+    taken as seen, so that a few images, or equal ones, do not promise that nothing else will come. Channels count one
+    by one, because equalisation has made their largest values equal in the images seen, and in these only.
+    """
+
+    def __init__(self) -> None:
+        """Start without images."""
+        self._seen: list[Float64Array] = []
+
+    def update(self, x: Tensor) -> None:
+        """Take in one more batch, [N, C, H, W]."""
+        self._seen.append(x.abs().amax((2, 3)).double().numpy())
+
+    @property
+    def images(self) -> int:
+        """How many images were seen."""
+        return sum(map(len, self._seen))
+
+    @property
+    def largest(self) -> Float64Array:
+        """[C] the largest magnitude of every channel."""
+        return np.asarray(np.max([batch.max(0) for batch in self._seen], 0))
+
+    def energy(self, limits: Float64Array, overflow: Overflow) -> Float64Array:
+        """Return the squared error that one image's peaks beyond all that were seen are expected to cause.
+
+        Args:
+            limits: [L] ends of ranges.
+            overflow: Of what lies outside: clipped to the end, or wrapped around, which is wrong by the whole range.
+
+        Returns:
+            [L], summed over the channels.
+        """
+        peaks = np.concatenate(self._seen)
+        peaks = peaks[:, self.largest > 0]
+        median = np.median(peaks, 0)
+        above = peaks > median
+        count = above.sum(0) + 1
+        scale = (np.where(above, peaks - median, 0).sum(0) + median / 4) / count
+        start = np.maximum(limits[:, None], peaks.max(0))
+        probability = count / (len(peaks) + 1) * np.exp(-(start - median) / scale)
+        if overflow is Overflow.WRAP:
+            return np.asarray(probability.sum(1) * (2 * limits) ** 2)
+        gap = start - limits[:, None]
+        return np.asarray((probability * (gap**2 + 2 * gap * scale + 2 * scale**2)).sum(1))
 
 
 class Magnitudes:
@@ -74,20 +131,22 @@ def range_factors(graph: FoldedGraph, results: Iterable[NodeResult], config: Qua
     """
     formats = {name: group for group in format_groups(graph, config) for name in group.producers}
     seen: dict[str, Magnitudes] = {}
+    peaks: dict[str, Peaks] = {}
     for node, _, out in results:
         if not node.moves:
             seen.setdefault(formats[node.name].producers[0], Magnitudes()).update(out)
+            peaks.setdefault(node.name, Peaks()).update(out)
     factors: Factors = {}
     width = {node.name: node.shape.c for node in graph.nodes}
     for group in scale_groups(graph):
         parts = {formats[name].producers[0]: formats[name] for name in group.members if name in formats}
-        noise = sum((_noise(seen[name], part, config) for name, part in parts.items()), np.zeros(FACTORS))
+        noise = sum((_noise(seen[name], peaks, part, config) for name, part in parts.items()), np.zeros(FACTORS))
         factor = np.full(width[group.members[0]], 2.0 ** (noise.argmin() / FACTORS))
         factors |= dict.fromkeys(group.members, factor)
     return factors
 
 
-def _noise(values: Magnitudes, group: FormatGroup, config: QuantConfig) -> Float64Array:
+def _noise(values: Magnitudes, peaks: dict[str, Peaks], group: FormatGroup, config: QuantConfig) -> Float64Array:
     """Return the noise of a format group against its signal under every factor, [FACTORS]."""
     magnitude, share = values.summary()
     if not len(magnitude):
@@ -95,24 +154,30 @@ def _noise(values: Magnitudes, group: FormatGroup, config: QuantConfig) -> Float
     fmt = FixedPoint(group.bits, 0, group.signed)
     coarsest = np.floor(np.log2(fmt.hi / values.largest)) - 1
     step = 2.0 ** -(coarsest + np.arange(OCTAVES + 1)[:, None] + np.arange(FACTORS) / FACTORS)  # [octave, factor]
-    over = np.maximum(magnitude - fmt.hi * step[..., None], 0)
+    ends = fmt.hi * step
+    over = np.maximum(magnitude - ends[..., None], 0)
     inside = np.minimum(step[..., None] ** 2 / 12, magnitude**2)
     noise = (np.where(over > step[..., None] / 2, over**2, inside) * share).sum(-1)
-    limit = _least_range(values, config)
-    if limit is None:
-        chosen = noise.min(0)
-    else:  # the finest step with this range
-        octave = (((fmt.hi + 0.5) * step) >= limit).sum(0) - 1
-        chosen = noise[octave, np.arange(FACTORS)]
-    return np.asarray(chosen / (magnitude**2 * share).sum(), np.float64)
+    fitting = ends + step / 2 >= _least_range(values, config)
+    finest = fitting.sum(0) - 1  # octave with this range, by factor
+    octaves, columns = np.arange(OCTAVES + 1)[:, None], np.arange(FACTORS)
+    chosen = np.where(octaves < finest, np.inf, noise).argmin(0) if _weighs_errors(config) else finest
+    ends = ends[chosen, columns]
+    beyond = sum(peaks[name].energy(ends, config.overflow) for name in group.producers)
+    images = peaks[group.producers[0]].images
+    energy = (magnitude**2 * share).sum()
+    return np.asarray((noise[chosen, columns] + beyond * images / values.counts.sum()) / energy, np.float64)
 
 
-def _least_range(values: Magnitudes, config: QuantConfig) -> float | None:
-    """Return the magnitude that the observer wants inside the range, None if it weighs errors."""
-    if config.a_observer is Observer.MAX or config.overflow is Overflow.WRAP:
-        return values.largest
-    if config.a_observer is Observer.PERCENTILE:
+def _weighs_errors(config: QuantConfig) -> bool:
+    """Whether the observer may choose a step with which values clip that were seen."""
+    return config.overflow is not Overflow.WRAP and config.a_observer not in (Observer.MAX, Observer.PERCENTILE)
+
+
+def _least_range(values: Magnitudes, config: QuantConfig) -> float:
+    """Return the magnitude that is inside the coarsest range the observer tries."""
+    if config.a_observer is Observer.PERCENTILE and config.overflow is not Overflow.WRAP:
         below = values.counts.cumsum() / values.counts.sum()
         end = int(np.flatnonzero(below >= config.percentile / 100)[0]) + 1 << _DROPPED_BITS
         return min(float(np.int32(end).view(np.float32)), values.largest)
-    return None
+    return values.largest
