@@ -74,6 +74,7 @@ def test_a_finished_run_resumes_to_the_same_graph(trained):
         (["--adaround"], "--adaround has no effect on training"),
         (["--bias-correction-by", "batch_norm"], "--bias-correction-by has no effect on training"),
         (["--precision", "bf16"], "--precision has no effect on training in integers"),
+        (["--sync-batch-norm"], "--sync-batch-norm has no effect on batch norms in weights"),
         (["--percentile", "99"], "--percentile has no effect on observers other than percentile"),
         (["--override", "nothing:w=4"], "override 'nothing' matches no layer"),
         (["--w-bits", "9"], "9"),

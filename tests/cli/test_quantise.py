@@ -143,6 +143,10 @@ def test_a_bound_on_the_loss(labelled, tmp_path):
         (["--sensitivity", "--a-choices", "9"], "sensitivity: a_bits must be different ones of"),
         (["--sensitivity", "--metric", "ap50"], "measure average precision on labelled images: give --data"),
         (["--max-drop", "1"], "measure average precision on labelled images: give --data"),
+        (
+            ["--max-drop", "1", "--data", ".", "--target", "dpu-like"],
+            "'dpu-like' must have weights of 16 bits, it has 8",
+        ),
         (["--metric", "curvature"], "--metric has no effect on quantisation alone"),
         (["--split", "val"], "--split has no effect on quantisation without --max-drop"),
         (["--raise", "weights"], "--raise has no effect on quantisation without --max-drop"),

@@ -159,6 +159,8 @@ def test_what_is_refused(scanned):
         AccuracyTarget(baseline=1.0, max_drop=1.0, kinds=("b",))
     with pytest.raises(SearchError, match="score of the float network: must be a finite number"):
         AccuracyTarget(baseline=float("nan"), max_drop=1.0)
+    with pytest.raises(QuantError, match="'dpu-like' must have activations of 16 bits, it has 8"):
+        control(scanned, lambda graph: 0.0, kinds=(ACTIVATIONS,), config=QuantConfig(target="dpu-like"))
     with pytest.raises(QuantError, match="the sensitivity of w:conv_0 lacks 4 bits"):
         control(scanned, lambda graph: 0.0, config=QuantConfig(w_bits=4))
     with pytest.raises(SearchError, match="score of 'options': must be a finite number, got nan"):

@@ -51,6 +51,7 @@ def command(**options: Any) -> None:  # noqa: ANN401
     """Train a detector as the hardware will compute it; what is kept is the integer graph, best.graph/."""
     refuse_unheeded(NOT_TRAINED, "training, which finds weights and biases itself")
     refuse_unheeded(["precision"], "training in integers, whose sums need float32")
+    refuse_unheeded(["sync_batch_norm"], "batch norms in weights, whose statistics are each process's own")
     words = {name: options[name] for name in (*QUANT_NAMES, *QAT_NAMES)}
     if not options["resume"]:
         quant_config(words)  # what is wrong is said before anything is read

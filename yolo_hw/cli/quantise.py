@@ -40,7 +40,7 @@ from yolo_hw.intgraph.io import save_graph
 from yolo_hw.nn.darknet import Darknet
 from yolo_hw.pipeline import QUANTISE_STEPS, CompileState, calibrate_model, image_batches, lower_model, run_steps
 from yolo_hw.quant import bit_files
-from yolo_hw.quant.accuracy_control import AccuracyTarget, Controlled, Trial, control_accuracy
+from yolo_hw.quant.accuracy_control import AccuracyTarget, Controlled, Trial, check_long_words, control_accuracy
 from yolo_hw.quant.bit_choices import ACTIVATIONS, WEIGHTS
 from yolo_hw.quant.calibrate import Calibrated
 from yolo_hw.quant.fold import trace_model
@@ -97,6 +97,8 @@ def command(**options: Any) -> int:  # noqa: ANN401
     _refuse(options, budget)
     check_network(options)
     config = calibration_config(options)
+    if options["max_drop"] is not None:
+        check_long_words(KINDS[options["kinds"]], config.quant.profile)
     scan = sensitivity_config(options, config.quant, budget)
     cost = None if budget is None else budget_cost(budget, options["cycles"])
     check_replaceable(options["out"], REPORT_FILE, _is_own)

@@ -17,6 +17,7 @@ import torch
 from yolo_hw.errors import QuantError
 from yolo_hw.fixedpoint import MAX_BITS
 from yolo_hw.intgraph.graph import IntGraph
+from yolo_hw.intgraph.target import TargetProfile
 from yolo_hw.quant.bit_choices import ACTIVATIONS, WEIGHTS, Unit
 from yolo_hw.quant.calibrate import Calibrated, ImageBatch, calibrate
 from yolo_hw.quant.config import QuantConfig
@@ -132,6 +133,20 @@ class Controlled:
         )
 
 
+def check_long_words(kinds: Sequence[str], profile: TargetProfile) -> None:
+    """Check that a target has the word lengths that weights or activations may be raised to.
+
+    Raises:
+        QuantError: It has none of 16 bits for one of the kinds.
+    """
+    for kind, what, known in ((WEIGHTS, "weights", profile.w_bits), (ACTIVATIONS, "activations", profile.a_bits)):
+        if kind in kinds and MAX_BITS not in known:
+            raise QuantError(
+                f"accuracy control: target '{profile.name}' must have {what} of {MAX_BITS} bits, it has "
+                f"{', '.join(map(str, known))}: choose another target, or raise only what it has"
+            )
+
+
 def control_accuracy(
     graph: FoldedGraph,
     batches: Sequence[ImageBatch],
@@ -163,6 +178,7 @@ def control_accuracy(
         SearchError: The log is of another control, or a score is no finite number.
     """
     config = config or QuantConfig()
+    check_long_words(target.kinds, config.profile)
     search = _Search(graph, batches, score, target, config, moments=moments)
     order = search.order(sensitivity or search.output_errors())
     search.open_log(log, order, report)

@@ -19,7 +19,7 @@ from torch import nn
 from yolo_hw.darknet.layers import ACTIVATIONS, Shape
 from yolo_hw.errors import QuantError
 from yolo_hw.intgraph.target_profiles import find_target
-from yolo_hw.quant import QuantConfig, fold_model
+from yolo_hw.quant import AdaRoundConfig, QuantConfig, fold_model
 from yolo_hw.quant.qat import (
     FreezeQat,
     HeadForm,
@@ -247,6 +247,12 @@ def test_freezing_at_shares_of_a_run():
         freeze.on_start(State(nn.Conv2d(1, 1, 1)))
     with pytest.raises(QuantError, match="norms_at must be a share"):
         FreezeQat(norms_at=1.5)
+
+
+@pytest.mark.parametrize("idle", [{"adaround": AdaRoundConfig()}, {"absorb_biases": True}])
+def test_options_of_post_training_quantisation_are_refused(idle):
+    with pytest.raises(QuantError, match=f"{next(iter(idle))} has no effect on training"):
+        prepare_qat(make_net(net_cfg(["leaky"])), QuantConfig(**idle))
 
 
 @pytest.mark.parametrize("method", [ScaleMethod.RANGE, ScaleMethod.GOOGLE])

@@ -10,6 +10,7 @@ from typing import TypeVar
 from torch import nn
 
 from yolo_hw.darknet.layers import Shape
+from yolo_hw.errors import QuantError
 from yolo_hw.intgraph.graph import IntGraph
 from yolo_hw.nn.darknet import Darknet
 from yolo_hw.quant.calibrate import ImageBatch, Progress, shape_of
@@ -48,6 +49,9 @@ def prepare_qat(
         QuantError: A layer has no integer form, or the options contradict each other.
     """
     config, qat = config or QuantConfig(), qat or QatConfig()
+    for name in ("adaround", "absorb_biases"):
+        if getattr(config, name):
+            raise QuantError(f"QuantConfig.{name} has no effect on training, which finds weights and biases itself")
     images = None if batches is None else list(batches)
     if images is not None and input_shape is None:
         input_shape = shape_of(images)
