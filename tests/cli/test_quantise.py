@@ -153,6 +153,10 @@ def test_a_bound_on_the_loss(labelled, tmp_path):
         (["--time-limit", "3"], "--time-limit has no effect on quantisation without --budget"),
         (["--percentile", "99"], "--percentile has no effect on observers other than percentile"),
         (["--no-equalise", "--equalise-by", "weights"], "--equalise-by has no effect on channels that --no-equalise"),
+        (
+            ["--equalise-by", "weights", "--equalise", "1"],
+            "--equalise has no effect on channels whose weights",
+        ),
         (["--no-bias-correction", "--bias-correction-by", "images"], "--bias-correction-by has no effect on biases"),
         (["--bits", "8", "--w-bits", "4", "--a-bits", "8"], "--bits has no effect on word lengths that --w-bits and"),
         (["--random-weights"], "give --weights, or --random-weights"),

@@ -204,7 +204,8 @@ def test_a_search_log_needs_a_search(files, tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [["--adaround", "5", "--w-bits", "4"], ["--equalise-by", "weights", "--absorb-biases", "--observer", "kl"],
+    [["--adaround", "5", "--w-bits", "4", "--equalise", "1"],
+     ["--equalise-by", "weights", "--absorb-biases", "--observer", "kl"],
      ["--bias-correction-by", "batch_norm"]],
 )  # fmt: skip
 def test_compile_takes_the_options_of_quantisation(files, tmp_path, options):

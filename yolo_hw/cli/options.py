@@ -168,6 +168,8 @@ def quant_options(function: F) -> F:
             click.option("--percentile", type=float, default=99.99, show_default=True,
                          help="Share of values that --observer percentile keeps."),
             click.option("--per-tensor", is_flag=True, help="One weight format per layer instead of per channel."),
+            click.option("--equalise", type=click.FloatRange(0, 1), default=QuantConfig.equalise, show_default=True,
+                         metavar="STRENGTH", help="How far channel ranges come closer behind dense convolutions."),
             click.option("--no-equalise", is_flag=True, help="Leave channel ranges as they are."),
             click.option("--equalise-by", type=click.Choice([by.value for by in EqualiseBy]), default="activations",
                          show_default=True, help="What equalisation makes even."),
@@ -218,7 +220,7 @@ def quant_config(options: dict[str, Any]) -> QuantConfig:
         a_observer=Observer(options["observer"]),
         w_observer=Observer(options["w_observer"]),
         percentile=options["percentile"],
-        equalise=None if options["no_equalise"] else QuantConfig().equalise,
+        equalise=None if options["no_equalise"] else options["equalise"],
         equalise_by=EqualiseBy(options["equalise_by"]),
         absorb_biases=options["absorb_biases"],
         bias_correction=not options["no_bias_correction"],
@@ -236,7 +238,9 @@ def _refuse_idle(options: dict[str, Any]) -> None:
     if Observer.PERCENTILE.value not in (options["observer"], options["w_observer"]):
         refuse_unheeded(["percentile"], "observers other than percentile")
     if options["no_equalise"]:
-        refuse_unheeded(["equalise_by"], "channels that --no-equalise leaves as they are")
+        refuse_unheeded(["equalise", "equalise_by"], "channels that --no-equalise leaves as they are")
+    if options["equalise_by"] == EqualiseBy.WEIGHTS.value:
+        refuse_unheeded(["equalise"], "channels whose weights are made even")
     if options["no_bias_correction"]:
         refuse_unheeded(["bias_correction_by"], "biases that --no-bias-correction leaves as they are")
     if options["w_bits"] and options["a_bits"]:
@@ -251,8 +255,8 @@ def _slope(text: str) -> LeakySlope:
 
 
 QUANT_NAMES = (
-    "target bits w_bits a_bits observer w_observer percentile per_tensor no_equalise equalise_by absorb_biases "
-    "no_bias_correction bias_correction_by adaround signed rounding overflow leaky override"
+    "target bits w_bits a_bits observer w_observer percentile per_tensor equalise no_equalise equalise_by "
+    "absorb_biases no_bias_correction bias_correction_by adaround signed rounding overflow leaky override"
 ).split()
 """Parameters of `quant_options`."""
 
