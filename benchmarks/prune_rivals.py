@@ -40,7 +40,7 @@ from yolo_hw.prune.traced_surgery import PrunedModule
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from support import networks, random_net, zoo
 
-ROUNDS = 5
+ROUNDS = 11
 MULTIPLE = 8
 RATIO = 0.5
 CONFIG = PruneConfig(
