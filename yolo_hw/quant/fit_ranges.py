@@ -80,13 +80,14 @@ class Peaks:
         Returns:
             [L], summed over the channels.
         """
-        peaks = np.concatenate(self._seen)
-        peaks = peaks[:, self.largest > 0]
+        largest = self.largest
+        alive = largest > 0
+        peaks = np.concatenate(self._seen)[:, alive]
         median = np.median(peaks, 0)
         above = peaks > median
         count = above.sum(0) + 1
         scale = (np.where(above, peaks - median, 0).sum(0) + median / 4) / count
-        start = np.maximum(limits[:, None], peaks.max(0))
+        start = np.maximum(limits[:, None], largest[alive])
         probability = count / (len(peaks) + 1) * np.exp(-(start - median) / scale)
         if overflow is Overflow.WRAP:
             return np.asarray(probability.sum(1) * (2 * limits) ** 2)
