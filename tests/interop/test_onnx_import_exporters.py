@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from support.onnx_exports import export
-from support.onnx_models import assert_imports, node, write_model
+from support.onnx_models import assert_close, assert_imports, module_outputs, node, runtime, write_model
 from torch import nn
 
 from yolo_hw.errors import OnnxError
@@ -103,3 +103,71 @@ def test_a_layer_that_got_its_bias_later_is_found_by_its_name(tmp_path):
     for name, biased in (("head", True), ("b", True), ("a", False)):
         (layer,) = (m for m in import_onnx(path, outputs=[name]).model.modules() if isinstance(m, nn.Conv2d))
         assert (layer.bias is not None) is biased
+
+
+FIRST, LAST = [0, 3, 1, 2], [0, 2, 3, 1]
+
+
+def channels_last(tmp_path, *, readers=1, **options):
+    """A file as tf2onnx writes it: the image and the output have their channels last."""
+    maps = [node("Transpose", ["x"], f"first{i}", perm=FIRST) for i in range(readers)]
+    convs = [node("Conv", [f"first{i}", "w"], f"map{i}") for i in range(readers)]
+    nodes = [*maps, *convs, node("Sum", [f"map{i}" for i in range(readers)], "sum"), node("Relu", ["sum"], "relu")]
+    nodes += [node("Transpose", ["relu"], "y", perm=LAST)]
+    given = {"w": numbers(5, 3, 3, 3)}
+    return write_model(tmp_path / "m.onnx", nodes, given, **{"shape": (1, 9, 7, 3)} | options)
+
+
+@pytest.mark.parametrize("readers", [1, 2])
+def test_images_with_channels_last(readers, tmp_path):
+    path = channels_last(tmp_path, readers=readers)
+    imported = import_onnx(path, keep_tail=True)
+    assert tuple(imported.input_shape) == (3, 9, 7)
+    assert imported.notes == ("the file's 'x' is [N, H, W, C], the module's [N, C, H, W]",)
+    x = numbers(1, 9, 7, 3)
+    (wanted,) = runtime(path, x)
+    (found,) = module_outputs(imported.model, np.ascontiguousarray(x.transpose(FIRST)))
+    assert_close([wanted], [found])
+    assert [tuple(end.shape) for end in import_onnx(path).outputs] == [(5, 7, 5)]
+
+
+def test_channels_last_of_any_size(tmp_path):
+    path = channels_last(tmp_path, shape=("n", "h", "w", 3))
+    assert tuple(import_onnx(path, input_size=(9, 7)).input_shape) == (3, 9, 7)
+
+
+def test_a_transposed_image_that_is_also_read_as_it_is(tmp_path):
+    """Then the file takes the order it says."""
+    nodes = [node("Transpose", ["x"], "first", perm=FIRST), node("Relu", ["first"], "a"), node("Relu", ["x"], "b")]
+    path = write_model(tmp_path / "m.onnx", nodes, shape=(1, 4, 6, 8), outputs=["a", "b"])
+    imported = assert_imports(path)
+    assert tuple(imported.input_shape) == (4, 6, 8)
+    assert imported.notes == ()
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (1, 1, 1, 3)])
+def test_channels_last_behind_a_scaling(shape, tmp_path):
+    """How Keras' own networks take pixels: the same constants may scale maps elsewhere."""
+    nodes = [
+        node("Mul", ["x", "factor"], "scaled"),
+        node("Sub", ["mean", "scaled"], "centred"),
+        node("Transpose", ["centred"], "first", perm=FIRST),
+        node("Conv", ["first", "w"], "map"),
+        node("Transpose", ["map"], "last", perm=LAST),
+        node("Mul", ["last", "factor"], "y"),
+    ]
+    given = {"w": numbers(3, 3, 3, 3), "factor": np.float32(np.full(shape, 0.5)), "mean": numbers(3)}
+    path = write_model(tmp_path / "m.onnx", nodes, given, shape=(1, 9, 7, 3))
+    imported = import_onnx(path, keep_tail=True)
+    assert tuple(imported.input_shape) == (3, 9, 7)
+    x = numbers(1, 9, 7, 3)
+    found = module_outputs(imported.model, np.ascontiguousarray(x.transpose(FIRST)))
+    assert_close(runtime(path, x), found)
+
+
+@pytest.mark.parametrize("constant", [numbers(7, 1), numbers(1, 1, 1, 1, 3)])
+def test_a_scaling_of_more_than_channels_keeps_the_file_s_order(constant, tmp_path):
+    nodes = [node("Mul", ["x", "c"], "a"), node("Transpose", ["a"], "first", perm=[*FIRST, 4][: max(4, constant.ndim)])]
+    nodes += [node("Relu", ["first"], "y")]
+    path = write_model(tmp_path / "m.onnx", nodes, {"c": constant}, shape=(1, 9, 7, 3))
+    assert tuple(import_onnx(path, keep_tail=True).input_shape) == (9, 7, 3)

@@ -133,9 +133,11 @@ VERDICTS = {
 
 
 def _print(form: str, out: Path, report: ExportReport | None) -> None:
-    title = f"{out}: {form}, {mebibytes(out.stat().st_size)}"
-    rows = [] if report is None else _rows(report)
-    print_table(title, ("reason", "nodes", "mean share", "<first"), rows, VERDICTS[_exact(form, report)])
+    title, verdict = f"{out}: {form}, {mebibytes(out.stat().st_size)}", VERDICTS[_exact(form, report)]
+    if report is None or not report.mismatches:
+        click.echo(f"{title}; {verdict}")
+    else:
+        print_table(title, ("reason", "nodes", "mean share", "<first"), _rows(report), verdict)
 
 
 def _rows(report: ExportReport) -> list[tuple[str, str, str, str]]:

@@ -19,6 +19,7 @@ import onnx.inliner
 from onnx import helper, numpy_helper
 
 from yolo_hw.errors import OnnxError
+from yolo_hw.interop.from_onnx.channels_last import put_channels_first
 
 Array = npt.NDArray[Any]
 Extents = tuple[int | None, ...]
@@ -107,9 +108,10 @@ def read_document(path: str | Path, input_size: tuple[int, int] | None = None) -
     _load_external(path, model)
     model = _without_functions(path, model)
     opset = _opset(path, model)
+    moved = put_channels_first(model)
     image, shape, free_batch = _fix_input(path, model, input_size)
     model = _checked(path, model)
-    notes: list[str] = []
+    notes = [] if moved is None else [moved]
     constants = {tensor.name: _array(path, tensor, notes) for tensor in model.graph.initializer}
     known = [*model.graph.value_info, *model.graph.output]
     return OnnxDocument(
