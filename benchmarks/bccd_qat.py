@@ -38,7 +38,7 @@ from yolo_hw.evaluate import IntRunner
 from yolo_hw.nn.darknet import Darknet, load_darknet
 from yolo_hw.quant import QuantConfig, quantise_model
 from yolo_hw.quant.calibrate import ImageBatch
-from yolo_hw.quant.qat import FreezeQat, NormFold, QatConfig, QatModel, ScaleMethod, prepare_qat
+from yolo_hw.quant.qat import FreezeQat, HeadForm, NormFold, QatConfig, QatModel, ScaleMethod, prepare_qat
 from yolo_hw.quant.qat.seed.snr_correction import correct_biases_by_snr
 from yolo_hw.train import MeasureDetector, TrainConfig
 
@@ -110,6 +110,7 @@ VARIANTS = {
     "qat8-two-pass": Variant((8, 8), QatConfig(norm_fold=NormFold.TWO_PASS)),
     "qat8-batch": Variant((8, 8), QatConfig(norm_fold=NormFold.BATCH)),
     "qat8-unfolded": Variant((8, 8), QatConfig(norm_fold=NormFold.NONE)),
+    "qat8-wide-heads": Variant((8, 8), QatConfig(heads=HeadForm.WIDE)),
     "qat-w4a8": Variant((4, 8), QatConfig()),
     "google8": _theirs(ScaleMethod.GOOGLE_FLOAT, 8, NormFold.NONE, THEIRS),
     "google8-fold": _theirs(ScaleMethod.GOOGLE_FLOAT, 8, NormFold.BATCH, THEIRS),
