@@ -37,6 +37,7 @@ from yolo_hw.quant import (
     EqualiseBy,
     LeakySlope,
     Observer,
+    Override,
     QuantConfig,
     fold_model,
     lower_graph,
@@ -51,6 +52,8 @@ SEARCH_SECONDS = 1800.0
 BASE = QuantConfig()
 PLAIN = QuantConfig(equalise=None, bias_correction=False)
 WIDE = QuantConfig(a_bits=16)
+WIDE_HEADS = QuantConfig(overrides=tuple(Override(name, w_bits=16, a_bits=16) for name in ("conv_120", "conv_129")))
+"""The two layers that compute the raw maps."""
 
 OURS: dict[str, QuantConfig] = {
     **{f"ours: {observer.value}": replace(BASE, a_observer=observer) for observer in Observer},
@@ -67,6 +70,8 @@ OURS: dict[str, QuantConfig] = {
     "ours: percentile, adaround": replace(BASE, a_observer=Observer.PERCENTILE, adaround=AdaRoundConfig()),
     "ours: mse, weights 4 bits": replace(BASE, w_bits=4),
     "ours: mse, weights 4 bits, adaround": replace(BASE, w_bits=4, adaround=AdaRoundConfig()),
+    "ours: heads 16 bits": WIDE_HEADS,
+    "ours: heads 16 bits, adaround": replace(WIDE_HEADS, adaround=AdaRoundConfig()),
     "ours: activations 16 bits": WIDE,
     "ours: activations 16 bits, slope 3277/15": replace(WIDE, leaky=LeakySlope(3277, 15)),
     "ours: activations 16 bits, slope 3277/15, adaround": replace(

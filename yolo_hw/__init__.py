@@ -23,7 +23,12 @@ if TYPE_CHECKING:
     from yolo_hw.fixedpoint import FixedPoint as FixedPoint
     from yolo_hw.fixedpoint import Overflow as Overflow
     from yolo_hw.fixedpoint import Rounding as Rounding
+    from yolo_hw.interop.brevitas_in import from_brevitas as from_brevitas
+    from yolo_hw.interop.brevitas_out import to_brevitas as to_brevitas
     from yolo_hw.interop.onnx_float import export_float_onnx as export_float_onnx
+    from yolo_hw.interop.onnx_import import InputConvention as InputConvention
+    from yolo_hw.interop.onnx_import import import_onnx as import_onnx
+    from yolo_hw.interop.onnx_import import load_onnx as load_onnx
     from yolo_hw.interop.onnx_integer import export_integer_onnx as export_integer_onnx
     from yolo_hw.interop.onnx_qdq import export_qdq_onnx as export_qdq_onnx
     from yolo_hw.interop.qonnx import export_qonnx as export_qonnx
@@ -45,6 +50,10 @@ if TYPE_CHECKING:
     from yolo_hw.quant import Override as Override
     from yolo_hw.quant import QuantConfig as QuantConfig
     from yolo_hw.quant import quantise_model as quantise_model
+    from yolo_hw.quant.accuracy_control import AccuracyTarget as AccuracyTarget
+    from yolo_hw.quant.accuracy_control import control_accuracy as control_accuracy
+    from yolo_hw.quant.layer_report import measure_layers as measure_layers
+    from yolo_hw.quant.ptq_search import search_ptq as search_ptq
     from yolo_hw.quant.qat import FreezeQat as FreezeQat
     from yolo_hw.quant.qat import QatConfig as QatConfig
     from yolo_hw.quant.qat import float_model as float_model
@@ -63,7 +72,10 @@ _MODULES = {
     "yolo_hw.errors": ("YoloHwError",),
     "yolo_hw.evaluate": ("FloatRunner", "IntRunner", "detect_files", "detect_images"),
     "yolo_hw.fixedpoint": ("FixedPoint", "Overflow", "Rounding"),
+    "yolo_hw.interop.brevitas_in": ("from_brevitas",),
+    "yolo_hw.interop.brevitas_out": ("to_brevitas",),
     "yolo_hw.interop.onnx_float": ("export_float_onnx",),
+    "yolo_hw.interop.onnx_import": ("InputConvention", "import_onnx", "load_onnx"),
     "yolo_hw.interop.onnx_integer": ("export_integer_onnx",),
     "yolo_hw.interop.onnx_qdq": ("export_qdq_onnx",),
     "yolo_hw.interop.qonnx": ("export_qonnx",),
@@ -73,6 +85,9 @@ _MODULES = {
     "yolo_hw.pipeline": ("CompileConfig", "compile_network"),
     "yolo_hw.prune": ("PruneConfig", "plan_pruning", "prune_model", "prune_module"),
     "yolo_hw.quant": ("Observer", "Override", "QuantConfig", "quantise_model"),
+    "yolo_hw.quant.accuracy_control": ("AccuracyTarget", "control_accuracy"),
+    "yolo_hw.quant.layer_report": ("measure_layers",),
+    "yolo_hw.quant.ptq_search": ("search_ptq",),
     "yolo_hw.quant.qat": ("FreezeQat", "QatConfig", "float_model", "lower_model", "prepare_qat", "qat_masks"),
     "yolo_hw.train": ("DetectorRun", "TrainConfig", "YoloLoss", "detection_loss", "fit", "train_detector"),
 }

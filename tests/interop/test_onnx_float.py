@@ -7,10 +7,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from support import zoo
 from support.data import data_path, real_network
 from support.networks import CfgWriter, tiny_detector
 from support.onnx_runs import run_onnx
 from support.random_net import BLOCKS, make_images, make_net, net_cfg, random_net
+from torch.utils._pytree import tree_leaves
 
 from yolo_hw.darknet.layers import ACTIVATIONS, Shape
 from yolo_hw.errors import ExportError, QuantError
@@ -19,7 +21,8 @@ from yolo_hw.interop.onnx_activations import FORMULAS, emit_activation
 from yolo_hw.interop.onnx_float import export_float_onnx, float_model
 from yolo_hw.interop.onnx_graph import OnnxBuilder, Port
 from yolo_hw.nn.activations import activate
-from yolo_hw.quant import fold_model
+from yolo_hw.quant import QuantConfig, fold_model
+from yolo_hw.quant.qat import prepare_qat
 
 TOLERANCE = 1e-4
 """Relative to the largest value of a map; float32 sums in another order differ by far less."""
@@ -125,7 +128,7 @@ def test_outputs_are_called_like_layers_and_nothing_is_copied():
 
 def test_a_folded_graph_keeps_no_batch_norms(tmp_path):
     folded = fold_model(make_net(tiny_detector()))
-    with pytest.raises(ExportError, match="a folded graph has no batch norms to keep; pass the Darknet model"):
+    with pytest.raises(ExportError, match="only a Darknet model has batch norms that can be kept, got FoldedGraph"):
         export_float_onnx(folded, tmp_path / "net.onnx", keep_batch_norm=True)
     cfg = CfgWriter(8, 8)
     cfg.conv(4)
@@ -149,3 +152,19 @@ def test_yolo_fastest(keep_batch_norm):
     model = load_darknet(*real_network("yolo-fastest-1.1"))
     images = load_batches(data_path("coco_calib_train48") / "images", model.network.input, limit=2)[0]
     assert_equals_torch(model, images, keep_batch_norm=keep_batch_norm)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3", "yolov8"])
+def test_modules_of_torch(name, tmp_path):
+    model = zoo.make(name).float()
+    images = make_images(model, 1)
+    x = pixels(images).float() / 255
+    with torch.inference_mode():
+        expected = tree_leaves(model(x))
+    qat = prepare_qat(model, QuantConfig(equalise=None, bias_correction=False), batches=[images])
+    for given, shape in ((model, Shape(*x.shape[1:])), (qat, None)):
+        found = run_onnx(float_model(given, input_shape=shape), x.numpy())
+        for one, other in zip(found.values(), expected, strict=True):
+            assert_close(one.reshape(other.shape), other)
+    with pytest.raises(QuantError, match="the size of the images is not known: give input_shape"):
+        export_float_onnx(model, tmp_path / "net.onnx")

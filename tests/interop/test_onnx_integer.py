@@ -40,6 +40,7 @@ def assert_equal_codes(graph, inputs):
     """Every tensor of the graph has the reference's and the engine's codes, in its storage type."""
     graph = all_tensors(graph)
     model, engine = integer_model(graph), Engine(graph, threads=1, keep_all=True)
+    assert {x.name for x in model.graph.initializer} <= {name for node in model.graph.node for name in node.input}
     for codes in inputs:
         found, compiled = run_codes(model, graph, codes), engine.run_all(codes)
         for name, expected in execute(graph, codes):

@@ -15,11 +15,11 @@ from yolo_hw.intgraph.engine import Engine
 from yolo_hw.nn import load_resnet, resnet20
 from yolo_hw.nn.darknet import load_darknet
 from yolo_hw.nn.nms import NmsConfig
-from yolo_hw.quant import quantise_model
+from yolo_hw.quant import QuantConfig, quantise_model
 from yolo_hw.train import measure_accuracy
 
-ALLOWED_LOSS = 0.02
-"""AP50 the 8-bit network may lie below the float one: 2.0 points."""
+ALLOWED_LOSS = {8: 0.0125, 16: 0.001}
+"""AP50 by the bits of activations. docs/ptq.md has 0.97 points at 8; floats are not summed alike on every processor."""
 
 
 def average_precision(runner, dataset, class_map):
@@ -28,20 +28,28 @@ def average_precision(runner, dataset, class_map):
     return evaluate_detections(dataset, found, class_map).ap50
 
 
-@pytest.mark.slow
-def test_yolo_fastest_in_8_bits_loses_at_most_two_points():
+@pytest.fixture(scope="module")
+def yolo_fastest():
     cfg, weights = real_network("yolo-fastest-1.1")
     model = load_darknet(cfg, weights)
     names = read_names(cfg.with_name("coco.names"))
     dataset = open_dataset(data_path("coco_val128") / "instances.json", names)
     class_map = match_classes(names, dataset.names)
-    batches = load_batches(data_path("coco_calib_train48") / "images", model.network.input)
-    graph = quantise_model(model, batches)
-    assert all(node.w_bits == 8 for node in graph.nodes if node.op == "conv2d")
     in_float = average_precision(FloatRunner(model), dataset, class_map)
-    in_integers = average_precision(IntRunner(graph, threads=1), dataset, class_map)
     assert in_float > 0.3  # the network works at all; an independent figure is 35.27
-    assert in_integers >= in_float - ALLOWED_LOSS
+    return model, dataset, class_map, in_float
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("w_bits", "a_bits"), [(8, 8), (8, 16), (16, 16)])
+@pytest.mark.xdist_group("yolo_fastest_accuracy")
+def test_yolo_fastest_in_integers(yolo_fastest, w_bits, a_bits):
+    model, dataset, class_map, in_float = yolo_fastest
+    batches = load_batches(data_path("coco_calib_train48") / "images", model.network.input)
+    graph = quantise_model(model, batches, QuantConfig(w_bits=w_bits, a_bits=a_bits))
+    assert {node.w_bits for node in graph.nodes if node.op == "conv2d"} == {w_bits}
+    in_integers = average_precision(IntRunner(graph, threads=1), dataset, class_map)
+    assert in_integers >= in_float - ALLOWED_LOSS[a_bits]
 
 
 ALLOWED_LOSS_OF_A_CLASSIFIER = 0.01

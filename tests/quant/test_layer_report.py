@@ -15,7 +15,7 @@ from yolo_hw.fixedpoint import FixedPoint
 from yolo_hw.intgraph import image_codes
 from yolo_hw.intgraph.execute import execute
 from yolo_hw.nn.activations import activate
-from yolo_hw.quant import Override, QuantConfig, calibrate, fold_model, lower_graph
+from yolo_hw.quant import Observer, Override, QuantConfig, calibrate, fold_model, lower_graph
 from yolo_hw.quant.calibrate import make_plan
 from yolo_hw.quant.execute import float_parameters, image_tensor, run_folded
 from yolo_hw.quant.layer_report import image_db, measure_layers, sqnr_drop
@@ -25,10 +25,14 @@ from yolo_hw.quant.report_files import encode_report, read_report, table_rows, v
 from yolo_hw.quant.report_pictures import ACROSS, DOWN, write_pictures
 
 
-def measured(model, config=None, count=3):
+def measured(model, config=None, count=3, **options):
     calibrated = calibrate_net(model, config)
     images = make_images(model, count)
-    return calibrated, images, measure_layers(calibrated.reference, calibrated.plan, [images[:2], images[2:]])
+    return (
+        calibrated,
+        images,
+        measure_layers(calibrated.reference, calibrated.plan, [images[:2], images[2:]], **options),
+    )
 
 
 def float_maps(calibrated, images):
@@ -116,13 +120,34 @@ def test_the_first_layer_that_hurts_is_the_planted_one():
     model = make_net(net_cfg(["relu"] * 4).replace("leaky", "relu"))  # the integer slope of leaky costs precision, too
     for planted in ("conv_1", "conv_2", "conv_3"):
         config = QuantConfig(w_bits=16, a_bits=16, overrides=(Override(planted, w_bits=2),))
-        _, _, report = measured(model, config)
+        _, _, report = measured(model, config, hurt_db=40)
         assert report.first_hurt.name == planted
         assert planted in verdict(report)
         assert [cells[0] for cells in table_rows(report) if "!" in cells[0]] == [f"{planted}!"]
-    _, _, report = measured(model, QuantConfig(w_bits=16, a_bits=16))
+    _, _, report = measured(model, QuantConfig(w_bits=16, a_bits=16), hurt_db=40)
     assert report.first_hurt is None
-    assert "no layer" in verdict(report)
+    assert verdict(report) == "every layer alone keeps 40 dB or more"
+
+
+def test_a_layer_that_only_suffers_from_others_does_not_hurt():
+    model = make_net(net_cfg(["relu"] * 4).replace("leaky", "relu"))
+    config = QuantConfig(w_bits=16, a_bits=16, overrides=(Override("conv_0", w_bits=2), Override("conv_3", w_bits=2)))
+    _, _, report = measured(model, config, hurt_db=40)
+    assert [row.name for row in report.hurt] == ["conv_0", "conv_3"]
+    assert report.rows[1].accumulated.sqnr_db < report.hurt_db
+    assert verdict(report).endswith("; 2 of 6 layers are below")
+
+
+def test_weights_are_counted_in_codes():
+    model = make_net(net_cfg(["relu"]))
+    calibrated, _, report = measured(model, QuantConfig(w_bits=4, w_observer=Observer.MAX, equalise=None))
+    node, row = calibrated.graph.nodes[1], report.rows[1].weights
+    scaled = node.weight * 2.0 ** calibrated.plan.convs[node.name].w_frac.reshape(-1, 1, 1, 1)
+    assert row.histogram.counts.sum() == node.weight.size
+    for low in (-8.0, -1.0, 0.0, 3.0):
+        inside = (row.histogram.edges[:-1] >= low) & (row.histogram.edges[:-1] < low + 1)
+        assert row.histogram.counts[inside].sum() == ((scaled >= low) & (scaled < low + 1)).sum()
+    assert (row.fmt.lo, row.fmt.hi, row.fmt.step) == (-8, 7, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +182,7 @@ def test_zero_tensors_have_defined_figures(tmp_path):
     write_report(report, tmp_path / "report.json")
     document = read_report(tmp_path / "report.json")
     assert document["layers"][1]["accumulated"] == {"sqnr_db": None, "cosine": 1.0, "signal": 0.0, "noise": 0.0}
-    assert len(write_pictures(report, tmp_path)) == 2
+    assert len(write_pictures(report, tmp_path)) == 3
     assert Likeness(0.0, 2.0, 0.0, 2.0).sqnr_db == -math.inf
     assert Likeness(0.0, 2.0, 0.0, 2.0).cosine == 0.0
 
@@ -207,7 +232,8 @@ def test_pictures_have_pages_and_repeat(tmp_path):
     model = make_net(net_cfg(["leaky"] * (ACROSS * DOWN)))
     _, _, report = measured(model, count=1)
     paths = write_pictures(report, tmp_path / "one")
-    assert [path.name for path in paths] == ["sqnr.png", "histograms_01.png", "histograms_02.png"]
+    pages = [f"{kind}_{page:02d}.png" for kind in ("histograms", "weights") for page in (1, 2)]
+    assert [path.name for path in paths] == ["sqnr.png", *pages]
     again = write_pictures(report, tmp_path / "two")
     assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]
 

@@ -106,6 +106,7 @@ def small_case(seed):
 OUTCOMES = {}
 
 
+@pytest.mark.xdist_group("brute_force")  # the test after it looks at all of them
 @pytest.mark.parametrize("seed", range(24))
 def test_the_solution_is_the_best_of_all(seed):
     """Brute force over every combination of fraction bits, with the same costs."""
@@ -123,6 +124,7 @@ def test_the_solution_is_the_best_of_all(seed):
     assert found.gap == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.xdist_group("brute_force")
 def test_brute_force_saw_both_outcomes():
     """The cases above hold legal and illegal networks, and moves that cost something."""
     if len(OUTCOMES) < 24:

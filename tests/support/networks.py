@@ -57,6 +57,20 @@ def build(text: str, name: str = "net.cfg") -> Network:
     return build_network(parse_cfg(text, name))
 
 
+def darknet_tiny(size: int = 224, classes: int = 1000) -> str:
+    """A classifier that ends as darknet's do, with a mean over the map, a hidden and a last connected layer."""
+    cfg = CfgWriter(size, size)
+    for filters in (16, 32, 64, 128, 256):
+        cfg.conv(filters, 3)
+        cfg.section("maxpool", size=2, stride=2)
+    cfg.conv(512, 3)
+    cfg.section("avgpool")
+    cfg.section("connected", output=256, activation="leaky", batch_normalize=1)
+    cfg.section("connected", output=classes, activation="linear")
+    cfg.section("softmax")
+    return cfg.text()
+
+
 def yolov2(size: int = 416, classes: int = 80) -> str:
     """YOLOv2 for COCO: Darknet-19, passthrough by reorg, region head."""
     cfg = CfgWriter(size, size)

@@ -11,6 +11,7 @@ import torch
 from support import zoo
 from support.acceptance import thinner
 from support.networks import (
+    darknet_tiny,
     yolov2,
     yolov2_tiny,
     yolov3,
@@ -87,6 +88,7 @@ QUANTISED: dict[str, Network] = {
     "yolov4_tiny": Network(_darknet(yolov4_tiny, 8), {"slice"}),
     "yolov3_mobilenet": Network(_darknet(yolov3_mobilenet, 8), {"avgpool", "mul", "h_sigmoid", "h_swish"}),
     "yolo_fastest": Network(lambda: make_net(yolo_fastest(SIZE, 4))),
+    "darknet_tiny": Network(_darknet(darknet_tiny, 8), {"avgpool"}),
     "resnet20": Network(_residual(resnet20), {"avgpool"}),
     "resnet18": Network(_residual(resnet18), {"avgpool"}, large=True),
     "resnet50": Network(_residual(resnet50), {"avgpool"}, large=True),

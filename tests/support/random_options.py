@@ -66,14 +66,9 @@ POST_TRAINING = {
 
 @st.composite
 def qat_configs(draw: st.DrawFn, config: QuantConfig) -> QatConfig:
-    """Ways of training that keep the integer form on a target: where it has rules of its own, fixed steps."""
-    scales = [ScaleMethod.FIXED]
-    if config.target in ("generic", "shift-leaky"):
-        scales += [
-            method
-            for method in ScaleMethod
-            if method.power_of_two and not (method.learns and config.overflow is Overflow.WRAP)
-        ]
+    """Ways of training that keep the integer form; a threshold that wraps has no gradient."""
+    wraps = config.overflow is Overflow.WRAP
+    scales = [method for method in ScaleMethod if method.power_of_two and not (method.learns and wraps)]
     return QatConfig(
         w_scale=draw(st.sampled_from(scales)),
         a_scale=draw(st.sampled_from(scales)),

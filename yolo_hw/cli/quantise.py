@@ -144,7 +144,7 @@ def _refuse(options: dict[str, Any], budget: BitBudget | None) -> None:
 
 
 def _is_own(path: Path) -> bool:
-    pages = path.name.startswith("histograms_") and path.suffix == ".png"
+    pages = path.name.startswith(("histograms_", "weights_")) and path.suffix == ".png"
     return (path.name in OWN or pages) and not path.is_symlink()
 
 

@@ -66,7 +66,7 @@ def word_length_options(function: F) -> F:
             click.option("--report-images", type=click.IntRange(1), default=8, show_default=True,
                          help="Calibration images that report and sensitivity measure on."),
             click.option("--hurt-db", type=click.FloatRange(0), default=HURT_DB, show_default=True,
-                         help="Loss of signal to noise at one layer that counts as hurting."),
+                         help="A layer alone with less signal to noise hurts."),
         ]
     ):  # fmt: skip
         function = option(function)

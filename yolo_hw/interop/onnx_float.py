@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from torch import nn
 
 from yolo_hw.darknet.layers import Shape
 from yolo_hw.errors import ExportError
@@ -29,6 +30,7 @@ from yolo_hw.quant import folded as F
 from yolo_hw.quant.fold import fold_model
 from yolo_hw.quant.folded import Float64Array, FoldedGraph, FoldedNode
 from yolo_hw.quant.folding import PIXEL_GAIN
+from yolo_hw.quant.qat import QatModel
 
 ROLES = ("scale", "bias", "mean", "var")
 """The arrays of a batch norm in the order of ONNX BatchNormalization."""
@@ -50,38 +52,50 @@ class Norm:
 
 
 def export_float_onnx(
-    model: Darknet | FoldedGraph, path: str | Path, *, keep_batch_norm: bool = False, batch: int | None = 1
+    model: nn.Module | FoldedGraph,
+    path: str | Path,
+    *,
+    input_shape: Shape | None = None,
+    keep_batch_norm: bool = False,
+    batch: int | None = 1,
 ) -> None:
     """Write a float model as ONNX (opset 13).
 
-    The input ``input`` is [N, C, H, W] float32, RGB / 255 for a `Darknet` and pixels / 256 for a folded graph. Outputs
-    are the raw maps of the heads [N, K, h, w] float32 in cfg order, called like the layer that computes them; a softmax
-    at the end is left to the host, as in every other form.
+    The input ``input`` is [N, C, H, W] float32, RGB / 255 for a model and pixels / 256 for a folded graph. Outputs
+    are the raw maps of the heads [N, K, h, w] float32 in the model's order, called like the layer that computes them; a
+    softmax at the end is left to the host, as in every other form.
 
     Args:
-        model: A darknet model, in its evaluation form, or its folded graph.
+        model: A darknet model, a `QatModel` (its float weights), any module that `trace_module` can follow, in its
+            evaluation form; or a folded graph.
         path: The file.
+        input_shape: Of the images, for modules that do not know it.
         keep_batch_norm: Export batch norms as BatchNormalization instead of folding them; needs a `Darknet`.
         batch: Images per run; None leaves the number free.
 
     Raises:
-        QuantError: A layer that `fold_model` does not know; names it.
-        ExportError: A folded graph has no batch norms to keep.
+        QuantError: A layer that `fold_model` does not know; names it; or the shape is missing.
+        ExportError: There are no batch norms to keep.
     """
-    save_model(float_model(model, keep_batch_norm=keep_batch_norm, batch=batch), path)
+    exported = float_model(model, input_shape=input_shape, keep_batch_norm=keep_batch_norm, batch=batch)
+    save_model(exported, path)
 
 
 def float_model(
-    model: Darknet | FoldedGraph, *, keep_batch_norm: bool = False, batch: int | None = 1
+    model: nn.Module | FoldedGraph,
+    *,
+    input_shape: Shape | None = None,
+    keep_batch_norm: bool = False,
+    batch: int | None = 1,
 ) -> onnx.ModelProto:
     """Return the model that `export_float_onnx` writes."""
-    if isinstance(model, Darknet):
-        graph, gain = fold_model(model), PIXEL_GAIN
-        norms = _norms(model) if keep_batch_norm else {}
-    elif keep_batch_norm:
-        raise ExportError(f"{model.name}: a folded graph has no batch norms to keep; pass the Darknet model")
-    else:
-        graph, gain, norms = model, 1.0, {}
+    if keep_batch_norm and not isinstance(model, Darknet):
+        kind = type(model).__name__
+        raise ExportError(
+            f"only a Darknet model has batch norms that can be kept, got {kind}: fold them, or use torch's"
+        )
+    norms = _norms(model) if keep_batch_norm and isinstance(model, Darknet) else {}
+    graph, gain = _folded(model, input_shape)
     form = _FloatForm(graph, norms, gain, batch)
     for node in graph.nodes:
         form.add(node)
@@ -92,6 +106,15 @@ def float_model(
     metadata = float_metadata(gain / 256, graph.input_shape, outputs)
     ports = [Port(name, np.float32, shape) for name, _, shape, _ in outputs]
     return form.b.finish([Port(INPUT, np.float32, graph.input_shape)], ports, metadata)
+
+
+def _folded(model: nn.Module | FoldedGraph, input_shape: Shape | None) -> tuple[FoldedGraph, float]:
+    """Return the folded graph and the factor that its first weights have too much for the input."""
+    if isinstance(model, FoldedGraph):
+        return model, 1.0
+    if isinstance(model, QatModel):
+        return model.folded_graph(), PIXEL_GAIN
+    return fold_model(model, input_shape), PIXEL_GAIN
 
 
 def _norms(model: Darknet) -> dict[str, Norm]:

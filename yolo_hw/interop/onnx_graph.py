@@ -160,7 +160,9 @@ class OnnxBuilder:
         if opset > onnx.defs.onnx_opset_version():
             raise ExportError(f"{self.name}: opset {opset} is needed; onnx {onnx.__version__} is too old, upgrade it")
         sources, sinks = ([self._value(port) for port in ports] for ports in (inputs, outputs))
-        body = helper.make_graph(self.nodes, self.name, sources, sinks, list(self.constants.values()))
+        read = {name for node in self.nodes for name in node.input} | {port.name for port in outputs}
+        constants = [tensor for name, tensor in self.constants.items() if name in read]
+        body = helper.make_graph(self.nodes, self.name, sources, sinks, constants)
         model = helper.make_model(
             body,
             opset_imports=[helper.make_opsetid(*pair) for pair in {"": opset, **(domains or {})}.items()],

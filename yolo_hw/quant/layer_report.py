@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,9 +31,8 @@ from yolo_hw.quant.plan import QuantPlan
 from yolo_hw.quant.simulate import Simulation
 from yolo_hw.quant.weights import dequantised
 
-HURT_DB = 12.0
-"""Loss of SQNR at one layer that counts as hurting: two bits. A first layer in 8 bits loses about 10 dB against an
-image that counts as `image_db`, since its values do not fill their range evenly."""
+HURT_DB = 20.0
+"""SQNR that a layer's own rounding must leave: noise of a hundredth of the signal's power, a tenth of its amplitude."""
 
 DB_PER_BIT = 20 * math.log10(2)
 """SQNR a bit is worth for values that fill their range evenly (Bennett, "Spectra of Quantized Signals", 1948)."""
@@ -47,12 +47,19 @@ class WeightRow:
         frac_min: Smallest number of fraction bits of an output channel.
         frac_max: Largest one.
         sqnr_db: Of the rounded weights, see `Likeness.sqnr_db`.
+        histogram: Of the float weights in steps of their output channel, so that codes are whole numbers.
     """
 
     bits: int
     frac_min: int
     frac_max: int
     sqnr_db: float
+    histogram: Histogram
+
+    @property
+    def fmt(self) -> FixedPoint:
+        """Format of the codes, which the histogram counts in."""
+        return FixedPoint(bits=self.bits, frac=0, signed=True)
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,7 @@ class LayerReport:
         images: Images measured.
         rows: The layers.
         outputs: Names of the tensors that leave the network.
-        hurt_db: Loss at one layer that counts as hurting.
+        hurt_db: SQNR of a layer alone below which it hurts.
     """
 
     name: str
@@ -105,8 +112,13 @@ class LayerReport:
 
     @property
     def first_hurt(self) -> LayerRow | None:
-        """The first layer that loses more than `hurt_db` against its inputs, None if no layer does."""
-        return next((row for row in self.rows if row.drop_db > self.hurt_db), None)
+        """The first layer that quantisation hurts by itself: on float inputs it has less than `hurt_db`; else None."""
+        return next(iter(self.hurt), None)
+
+    @property
+    def hurt(self) -> tuple[LayerRow, ...]:
+        """All layers whose own rounding leaves less than `hurt_db`."""
+        return tuple(row for row in self.rows if row.isolated.sqnr_db < self.hurt_db)
 
 
 @dataclass
@@ -134,7 +146,7 @@ def measure_layers(
         reference: The float network, tensor by tensor in the scale of the plan: `Calibrated.reference`.
         plan: `Calibrated.plan`, or that of an integer graph (`yolo_hw.quant.recover_plan`).
         batches: Images [N, H, W, C] uint8 of the network's input size.
-        hurt_db: Loss of SQNR at one layer that counts as hurting.
+        hurt_db: SQNR of a layer alone below which it hurts.
         progress: Called after every image.
 
     Raises:
@@ -261,4 +273,7 @@ def weight_row(node: G.FoldedConv, plan: QuantPlan) -> WeightRow:
     rounded, _ = dequantised(codes, 0)
     likeness = Likeness()
     likeness.update(torch.from_numpy(node.weight), torch.from_numpy(rounded))
-    return WeightRow(codes.w_bits, int(codes.w_frac.min()), int(codes.w_frac.max()), likeness.sqnr_db)
+    histogram = Histogram.around(FixedPoint(bits=codes.w_bits, frac=0, signed=True))
+    steps = codes.w_frac.reshape(-1, *[1] * (node.weight.ndim - 1))
+    histogram.update(torch.from_numpy(np.ldexp(node.weight, steps)))
+    return WeightRow(codes.w_bits, int(codes.w_frac.min()), int(codes.w_frac.max()), likeness.sqnr_db, histogram)

@@ -119,9 +119,9 @@ def _finite(value: float) -> float | None:
 
 
 def table_rows(report: LayerReport) -> list[tuple[str, ...]]:
-    """Return the layers as cells under `COLUMNS`; the first layer that hurts is marked ``!``."""
-    hurt = report.first_hurt
-    return [_cells(row, "!" if hurt is not None and row.name == hurt.name else "") for row in report.rows]
+    """Return the layers as cells under `COLUMNS`; layers that hurt are marked ``!``."""
+    hurt = {row.name for row in report.hurt}
+    return [_cells(row, "!" if row.name in hurt else "") for row in report.rows]
 
 
 def _cells(row: LayerRow, mark: str) -> tuple[str, ...]:
@@ -151,10 +151,11 @@ def show_db(value: float) -> str:
 
 def verdict(report: LayerReport) -> str:
     """Return one sentence on where quantisation hurts first."""
-    hurt = report.first_hurt
-    if hurt is None:
-        return f"no layer loses more than {report.hurt_db:g} dB against its inputs"
+    hurt, first = report.hurt, report.first_hurt
+    if first is None:
+        return f"every layer alone keeps {report.hurt_db:g} dB or more"
+    more = f"; {len(hurt)} of {len(report.rows)} layers are below" if len(hurt) > 1 else ""
     return (
-        f"quantisation first hurts in {hurt.name}: its output has {show_db(hurt.accumulated.sqnr_db)} dB, "
-        f"{show_db(hurt.drop_db)} dB less than its inputs (limit {report.hurt_db:g})"
+        f"quantisation first hurts in {first.name}: alone it leaves {show_db(first.isolated.sqnr_db)} dB "
+        f"(limit {report.hurt_db:g}){more}"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from yolo_hw.atomic import atomic_file
-from yolo_hw.quant.layer_report import LayerReport, LayerRow
+from yolo_hw.fixedpoint import FixedPoint
+from yolo_hw.quant.layer_report import LayerReport, LayerRow, WeightRow
+from yolo_hw.quant.layer_statistics import Histogram
 from yolo_hw.quant.report_files import show_db
 
 SQNR_PICTURE = "sqnr.png"
 HISTOGRAMS = "histograms_{:02d}.png"
+WEIGHT_HISTOGRAMS = "weights_{:02d}.png"
 
 ACROSS, DOWN = 4, 5
 """Histograms on a page."""
@@ -32,12 +36,28 @@ NO_METADATA = {"Software": None}
 NET, ALONE, WEIGHTS, CLIP, BARS, STEPS = "#2171b5", "#41ab5d", "#969696", "#cb181d", "#6baed6", "#525252"
 
 
+@dataclass(frozen=True)
+class Panel:
+    """One histogram: what was counted, the format it is rounded to, and its title."""
+
+    histogram: Histogram
+    fmt: FixedPoint
+    title: str
+
+
 def write_pictures(report: LayerReport, folder: str | Path) -> list[Path]:
-    """Write ``sqnr.png`` and the pages of histograms; return the files."""
+    """Write ``sqnr.png`` and the pages of histograms of outputs and of weights; return the files."""
     drawings = {SQNR_PICTURE: sqnr_figure(report)}
+    outputs = [output_panel(row) for row in report.rows]
+    weights = [weight_panel(row.name, row.weights) for row in report.rows if row.weights]
     per_page = ACROSS * DOWN
-    for page, start in enumerate(range(0, len(report.rows), per_page), start=1):
-        drawings[HISTOGRAMS.format(page)] = histogram_figure(report.rows[start : start + per_page], report.name)
+    for panels, file, what in (
+        (outputs, HISTOGRAMS, "float outputs"),
+        (weights, WEIGHT_HISTOGRAMS, "float weights in steps of their channel"),
+    ):
+        for page, start in enumerate(range(0, len(panels), per_page), start=1):
+            title = f"{report.name}: {what}"
+            drawings[file.format(page)] = histogram_figure(panels[start : start + per_page], title)
     for name, drawing in drawings.items():
         with atomic_file(Path(folder) / name) as temporary:
             drawing.savefig(temporary, format="png", metadata=NO_METADATA)
@@ -58,8 +78,9 @@ def sqnr_figure(report: LayerReport) -> Figure:
         axes.plot(range(count), finite, marker, color=colour, label=label, linestyle="-", linewidth=0.9, markersize=3)
     hurt = report.first_hurt
     if hurt is not None:
-        label = f"first loss above {report.hurt_db:g} dB: {hurt.name}"
-        axes.axvline(report.rows.index(hurt), color=CLIP, linewidth=1, linestyle="--", label=label)
+        label = f"{report.hurt_db:g} dB; first layer alone below: {hurt.name}"
+        axes.axhline(report.hurt_db, color=CLIP, linewidth=1, linestyle="--", label=label)
+        axes.axvline(report.rows.index(hurt), color=CLIP, linewidth=1, linestyle="--")
     ends = [row.name in report.outputs for row in report.rows]
     axes.set_xticks(range(count), [row.name for row in report.rows], rotation=90, fontsize=7)
     for text, end in zip(axes.get_xticklabels(), ends, strict=True):
@@ -72,24 +93,39 @@ def sqnr_figure(report: LayerReport) -> Figure:
     return figure
 
 
-def histogram_figure(rows: Sequence[LayerRow], name: str) -> Figure:
-    """Draw the float values of up to a page of layers, with the range and the steps of their formats."""
-    across = min(ACROSS, len(rows))
-    down = -(-len(rows) // across)
+def output_panel(row: LayerRow) -> Panel:
+    """Return the histogram of a layer's output."""
+    clipped = 100 * (row.clipping.low_share + row.clipping.high_share)
+    title = (
+        f"{row.name}  {row.fmt}, step {row.fmt.step:.3g}\nnet {show_db(row.accumulated.sqnr_db)} dB, alone "
+        f"{show_db(row.isolated.sqnr_db)} dB, clipped {clipped:.2f} %"
+    )
+    return Panel(row.histogram, row.fmt, title)
+
+
+def weight_panel(name: str, weights: WeightRow) -> Panel:
+    """Return the histogram of a layer's weights."""
+    fracs = f"{weights.frac_min}" if weights.frac_min == weights.frac_max else f"{weights.frac_min}..{weights.frac_max}"
+    title = f"{name}  {weights.bits} bits, frac {fracs}\n{show_db(weights.sqnr_db)} dB"
+    return Panel(weights.histogram, weights.fmt, title)
+
+
+def histogram_figure(panels: Sequence[Panel], title: str) -> Figure:
+    """Draw up to a page of histograms, with the range and the steps of their formats."""
+    across = min(ACROSS, len(panels))
+    down = -(-len(panels) // across)
     figure = Figure((3.5 * across + 0.3, 2.3 * down + 0.8), dpi=100, layout="constrained")
-    for place, row in enumerate(rows, start=1):
-        _draw(figure.add_subplot(down, across, place), row)
+    for place, panel in enumerate(panels, start=1):
+        _draw(figure.add_subplot(down, across, place), panel)
     figure.suptitle(
-        f"{name}: float values, logarithmic counts; red: ends of the format, shaded: clipped; grey: codes, where few",
-        fontsize=9,
+        f"{title}, logarithmic counts; red: ends of the format, shaded: clipped; grey: codes, where few", fontsize=9
     )
     return figure
 
 
-def _draw(axes: Axes, row: LayerRow) -> None:
-    counts, edges = row.histogram.counts, row.histogram.edges
-    step = row.fmt.step
-    low, high = row.fmt.lo * step, row.fmt.hi * step
+def _draw(axes: Axes, panel: Panel) -> None:
+    counts, edges, fmt = panel.histogram.counts, panel.histogram.edges, panel.fmt
+    low, high = fmt.lo * fmt.step, fmt.hi * fmt.step
     used = np.flatnonzero(counts)
     left = min(float(edges[used[0]]) if used.size else 0.0, low)
     right = max(float(edges[used[-1] + 1]) if used.size else 0.0, high)
@@ -102,17 +138,12 @@ def _draw(axes: Axes, row: LayerRow) -> None:
         axes.axvline(end, color=CLIP, linewidth=1)
     axes.axvspan(left, low, color=CLIP, alpha=0.12, linewidth=0)
     axes.axvspan(high, right, color=CLIP, alpha=0.12, linewidth=0)
-    if row.fmt.hi - row.fmt.lo < MAX_STEP_MARKS:
-        codes = np.arange(row.fmt.lo, row.fmt.hi + 1) * step
+    if fmt.hi - fmt.lo < MAX_STEP_MARKS:
+        codes = np.arange(fmt.lo, fmt.hi + 1) * fmt.step
         axes.plot(
             codes, np.full(len(codes), 0.03), "|", transform=axes.get_xaxis_transform(), color=STEPS, markersize=6
         )
     axes.set_xlim(left, right)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.tick_params(labelsize=6)
-    clipped = 100 * (row.clipping.low_share + row.clipping.high_share)
-    axes.set_title(
-        f"{row.name}  {row.fmt}, step {step:.3g}\nnet {show_db(row.accumulated.sqnr_db)} dB, alone "
-        f"{show_db(row.isolated.sqnr_db)} dB, clipped {clipped:.2f} %",
-        fontsize=7,
-    )
+    axes.set_title(panel.title, fontsize=7)
