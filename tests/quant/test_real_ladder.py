@@ -22,7 +22,7 @@ WORDS = {
 }
 TARGETS = ("dpu-like", "dhm-int16", "hls4ml-like", "nngen-like")
 TOO_LARGE = {("mobilenetv2-voc", "dhm-int16"), ("yoloface-500k", "dhm-int16")}
-"""Values and weights so large that 16-bit codes of both leave an accumulator fewer fraction bits than the target's 19."""
+"""Maps and weights so large that 16-bit codes of both leave an accumulator fewer fraction bits than 19."""
 
 
 def network(name):
