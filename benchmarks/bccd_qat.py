@@ -127,6 +127,7 @@ VARIANTS = {
     "cosine-ptq8": _theirs(ScaleMethod.COSINE_PTQ, 8, NormFold.BATCH),
     "cosine-ptq4": _theirs(ScaleMethod.COSINE_PTQ, 4, NormFold.BATCH),
     "qat8-pruned": Variant((8, 8), QatConfig(), pruned=True),
+    "qat8-wide-heads-pruned": Variant((8, 8), QatConfig(heads=HeadForm.WIDE), pruned=True),
     "qat-w4a8-pruned": Variant((4, 8), QatConfig(), pruned=True),
 }
 
