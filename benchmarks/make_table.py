@@ -247,6 +247,28 @@ def bccd_qat() -> str:
     return table(head, rows)
 
 
+def bccd_summary() -> str:
+    """The detector of blood cells on its way: trained, pruned, trained on in integers."""
+    pruning = {row["method"]: row for row in reversed(_load("bccd_pruning")["rows"])}  # the first run of each method
+    qat = {row["name"]: row for row in _load("bccd_qat")["rows"]}
+    whole, pruned = pruning["unpruned"]["params"], pruning["regular"]["params"]
+    start = {figure: qat["float"][f"{figure}_before"] for figure in ("ap50", "ap")}
+    steps = {
+        "trained": (whole, 32, start),
+        "in 8 bits": (whole, 8, qat["qat8"]),
+        "in 8 bits, heads in 16": (whole, 8, qat["qat8-wide-heads"]),
+        "pruned": (pruned, 32, pruning["regular"]),
+        "pruned, in 8 bits": (pruned, 8, qat["qat8-pruned"]),
+        "pruned, in 8 bits, heads in 16": (pruned, 8, qat["qat8-wide-heads-pruned"]),
+        "pruned, weights in 4 bits": (pruned, 4, qat["qat-w4a8-pruned"]),
+    }
+    body = [
+        (name, f"{params:,}", f"{params * bits / 8 / 1024:,.0f}", _percent(row["ap50"]), _percent(row["ap"]))
+        for name, (params, bits, row) in steps.items()
+    ]
+    return table(("network", "parameters", "weights, KiB", "AP50, %", "AP50:95, %"), body)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     **{
         function.__name__: function
@@ -264,6 +286,7 @@ TABLES: dict[str, Callable[[], str]] = {
             bccd_pruning,
             bccd_ratios,
             bccd_qat,
+            bccd_summary,
         )
     },
     **{name: partial(speed_table, name) for name in SPEED_TABLES},
