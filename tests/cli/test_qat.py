@@ -8,6 +8,7 @@ from support.cli_runs import run
 from support.one_thread import one_thread  # noqa: F401 - a fixture
 
 from yolo_hw import assets
+from yolo_hw.cli.main import main
 from yolo_hw.data import open_dataset
 from yolo_hw.evaluate import IntRunner
 from yolo_hw.intgraph import load_graph
@@ -71,10 +72,6 @@ def test_a_finished_run_resumes_to_the_same_graph(trained):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--adaround"], "--adaround has no effect on training"),
-        (["--bias-correction-by", "batch_norm"], "--bias-correction-by has no effect on training"),
-        (["--precision", "bf16"], "--precision has no effect on training in integers"),
-        (["--sync-batch-norm"], "--sync-batch-norm has no effect on batch norms in weights"),
         (["--percentile", "99"], "--percentile has no effect on observers other than percentile"),
         (["--override", "nothing:w=4"], "override 'nothing' matches no layer"),
         (["--w-bits", "9"], "9"),
@@ -87,6 +84,21 @@ def test_bad_options_are_one_error(labelled, tmp_path, more, message):
     assert result.exit_code == 2
     assert message in result.output
     assert not (tmp_path / "run").exists()
+
+
+def test_help_offers_what_the_command_takes():
+    text = " ".join(run("qat", "--help").output.split())
+    assert "[default: runs/qat]" in text
+    assert "runs/train" not in text
+    assert "drawn anew" not in text
+    offered = {option for parameter in main.get_command(None, "qat").params for option in parameter.opts}
+    assert {"--w-bits", "--no-bias-correction", "--learning-rate"} < offered
+    for refused in ("--adaround", "--absorb-biases", "--bias-correction-by", "--precision", "--sync-batch-norm"):
+        assert refused not in offered
+        result = run("qat", refused)
+        assert result.exit_code == 2
+        assert "No such option" in result.output
+        assert refused in result.output
 
 
 def test_a_target_of_a_file_is_found_from_elsewhere(labelled, tmp_path, monkeypatch):
