@@ -173,7 +173,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(files, tmp_path, options, mess
 def test_a_network_is_needed(files, tmp_path):
     result = run("quantise", "--calib", files.images, "--out", tmp_path / "q")
     assert result.exit_code == 2
-    assert "give --cfg" in result.stderr
+    assert "name one network: --cfg, or --onnx" in result.stderr
 
 
 def test_foreign_folders_are_left_alone(files, tmp_path):

@@ -89,7 +89,7 @@ def command(**options: Any) -> int:  # noqa: ANN401
 
 def _compile_graph(options: dict[str, Any]) -> int:
     """Compile what is in integers already."""
-    unheeded = [*QUANT_NAMES, *ONNX_NAMES, *DARKNET_NAMES, "max_calib", "search_seconds", "search_log"]
+    unheeded = [*QUANT_NAMES, *ONNX_NAMES, *DARKNET_NAMES, "max_calib", "imgsz", "search_seconds", "search_log"]
     refuse_unheeded(unheeded, "a graph in integers")
     job = GraphJob(
         graph=options["graph"],

@@ -58,6 +58,8 @@ def calibration_options(function: F) -> F:
                          help="Calibration images: a folder, an image or a list."),
             click.option("--max-calib", type=click.IntRange(1), default=48, show_default=True,
                          help="Calibration images at most."),
+            click.option("--imgsz", metavar="SIZE|HxW", callback=image_size,
+                         help="Input height and width: not the cfg's, or where an ONNX file leaves them free."),
             click.option("--resize", type=click.Choice([r.value for r in Resize]), default="stretch",
                          show_default=True, help="How images are brought to the network's size."),
             click.option("--bn-eps", type=BatchNormEpsilon, default=DARKNET_BN_EPS, show_default=True,
@@ -104,6 +106,7 @@ def calibration_config(options: dict[str, Any], onnx: OnnxSource | None = None) 
         bn_eps=options["bn_eps"],
         max_calib=options["max_calib"],
         lenient=options["lenient"],
+        size=None if onnx is not None else options["imgsz"],
     )
 
 

@@ -14,6 +14,7 @@ import torch
 from yolo_hw.atomic import atomic_folder, check_replaceable
 from yolo_hw.cli.console import advance_all, note, print_json, print_table, progress_bar, step_progress
 from yolo_hw.cli.main import EXIT_DIFFERENCE
+from yolo_hw.cli.onnx_options import onnx_options, onnx_source
 from yolo_hw.cli.options import (
     FilePath,
     calibration_config,
@@ -26,13 +27,15 @@ from yolo_hw.cli.quantise_options import (
     AP50,
     KINDS,
     LABELLED_NAMES,
+    OUTPUT_ERROR,
+    SCORES,
     SEARCH_NAMES,
     BitBudget,
     budget_cost,
     sensitivity_config,
     word_length_options,
 )
-from yolo_hw.cli.quantise_score import EngineScore, open_score
+from yolo_hw.cli.quantise_score import EngineScore, OutputScore, open_score
 from yolo_hw.errors import QuantError
 from yolo_hw.evaluate.detector import FloatRunner
 from yolo_hw.intgraph.graph import IntGraph
@@ -40,14 +43,21 @@ from yolo_hw.intgraph.io import save_graph
 from yolo_hw.nn.darknet import Darknet
 from yolo_hw.pipeline import QUANTISE_STEPS, CompileState, calibrate_model, image_batches, lower_model, run_steps
 from yolo_hw.quant import bit_files
-from yolo_hw.quant.accuracy_control import AccuracyTarget, Controlled, Trial, check_long_words, control_accuracy
+from yolo_hw.quant.accuracy_control import (
+    AccuracyTarget,
+    Controlled,
+    GraphScore,
+    Trial,
+    check_long_words,
+    control_accuracy,
+)
 from yolo_hw.quant.bit_choices import ACTIVATIONS, WEIGHTS
 from yolo_hw.quant.calibrate import Calibrated
 from yolo_hw.quant.fold import trace_model
 from yolo_hw.quant.layer_report import LayerReport, measure_layers
 from yolo_hw.quant.mixed import BitChoice, Cost, choose_bits, layer_works, uniform_cost
 from yolo_hw.quant.moments import batch_norm_moments
-from yolo_hw.quant.output_error import output_damage
+from yolo_hw.quant.output_error import OutputError, output_damage
 from yolo_hw.quant.report_files import COLUMNS, REPORT_FILE, encode_report, table_rows, verdict, write_report
 from yolo_hw.quant.report_pictures import SQNR_PICTURE, write_pictures
 from yolo_hw.quant.sensitivity import Metric, Sensitivity, SensitivityConfig, scan_sensitivity
@@ -87,6 +97,7 @@ class Subject:
     epilog="Example: yolo-hw quantise --cfg net.cfg --weights net.weights --calib calib/ --budget bytes=0.6 --out q/",
 )
 @calibration_options
+@onnx_options
 @click.option("--out", type=FilePath, required=True, help="Folder of graph, report and pictures; an older is replaced.")
 @quant_options
 @word_length_options
@@ -96,7 +107,7 @@ def command(**options: Any) -> int:  # noqa: ANN401
     budget = None if options["budget"] is None else BitBudget.parse(options["budget"])
     _refuse(options, budget)
     check_network(options)
-    config = calibration_config(options)
+    config = calibration_config(options, onnx_source(options))
     if options["max_drop"] is not None:
         check_long_words(KINDS[options["kinds"]], config.quant.profile)
     scan = sensitivity_config(options, config.quant, budget)
@@ -118,7 +129,7 @@ def command(**options: Any) -> int:  # noqa: ANN401
     if options["max_drop"] is not None:
         _control(subject, options)
     report = _report(subject, options)
-    _write(subject, report, options["out"])
+    _write(subject, report, options)
     _print(subject, report, options)
     return EXIT_DIFFERENCE if subject.controlled is not None and not subject.controlled.reached else 0
 
@@ -135,12 +146,26 @@ def _refuse(options: dict[str, Any], budget: BitBudget | None) -> None:
     if budget is None:
         refuse_unheeded(["cycles", "time_limit"], "quantisation without --budget")
     if options["max_drop"] is None:
-        refuse_unheeded(["kinds"], "quantisation without --max-drop")
-    scored = options["max_drop"] is not None or (searches and options["metric"] == AP50)
+        refuse_unheeded(["kinds", "drop_of"], "quantisation without --max-drop")
+    _refuse_scores(options, searches)
+
+
+def _refuse_scores(options: dict[str, Any], searches: bool) -> None:
+    """Refuse to measure average precision without heads or images, and images that nothing measures on."""
+    bounded = options["max_drop"] is not None and options["drop_of"] == AP50
+    scored = bounded or (searches and options["metric"] == AP50)
+    if options["onnx"] is not None and (scored or options["data"] is not None):
+        raise QuantError(
+            f"{options['onnx']}: average precision needs the detection heads of a cfg, an ONNX network has none: leave "
+            f"out --data and --metric {AP50}, and bound the outputs' error with --max-drop and --drop-of {OUTPUT_ERROR}"
+        )
     if scored and options["data"] is None:
-        raise QuantError("--max-drop and --metric ap50 measure average precision on labelled images: give --data")
+        raise QuantError(
+            "--max-drop and --metric ap50 measure average precision on labelled images: give --data, or --drop-of "
+            f"{OUTPUT_ERROR}"
+        )
     if not scored:
-        refuse_unheeded(LABELLED_NAMES, "quantisation without --max-drop or --metric ap50")
+        refuse_unheeded(LABELLED_NAMES, f"quantisation without --max-drop of {AP50} or --metric {AP50}")
 
 
 def _is_own(path: Path) -> bool:
@@ -190,29 +215,38 @@ def _choose(subject: Subject, budget: BitBudget, cost: Cost, time_limit: float) 
 
 def _control(subject: Subject, options: dict[str, Any]) -> None:
     """Raise word lengths until the score is kept."""
-    model = subject.state.model
-    assert isinstance(model, Darknet)
-    assert subject.score is not None
+    state = subject.state
+    assert state.model is not None
     assert subject.sensitivity is not None
-    baseline = subject.score(FloatRunner(model))
+    score, baseline = _bounded_score(subject, options["drop_of"])
+    title = SCORES[options["drop_of"]]
     target = AccuracyTarget(baseline=baseline, max_drop=options["max_drop"], kinds=KINDS[options["kinds"]])
 
     def report(trial: Trial) -> None:
-        note(f"{trial.stage}: {len(trial.raised)} units in 16 bits, AP50 {trial.score:.3f} (float {baseline:.3f})")
+        note(f"{trial.stage}: {len(trial.raised)} units in 16 bits, {title} {trial.score:.3f} (float {baseline:.3f})")
 
-    traced = trace_model(model)
+    traced = trace_model(state.model, state.input_shape)
     subject.controlled = control_accuracy(
         traced.graph,
-        image_batches(subject.state),
-        subject.score,
+        image_batches(state),
+        score,
         target,
         sensitivity=subject.sensitivity,
-        config=subject.state.config.quant,
+        config=state.config.quant,
         moments=batch_norm_moments(traced),
         log=_log_file(options["log"], bit_files.CONTROL_FILE),
         report=report,
     )
     subject.calibrated, subject.graph = subject.controlled.calibrated, subject.controlled.graph
+
+
+def _bounded_score(subject: Subject, drop_of: str) -> tuple[GraphScore, float]:
+    """Return what ``--max-drop`` bounds, and its value in float."""
+    if drop_of == OUTPUT_ERROR:
+        return OutputScore(OutputError(subject.calibrated.reference, image_batches(subject.state))), 100.0
+    assert isinstance(subject.state.model, Darknet)
+    assert subject.score is not None
+    return subject.score, subject.score(FloatRunner(subject.state.model))
 
 
 def _report(subject: Subject, options: dict[str, Any]) -> LayerReport:
@@ -226,7 +260,7 @@ def _report(subject: Subject, options: dict[str, Any]) -> LayerReport:
         )
 
 
-def _documents(subject: Subject, report: LayerReport) -> dict[str, dict[str, Any]]:
+def _documents(subject: Subject, report: LayerReport, options: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the JSON documents by file name."""
     documents = {REPORT_FILE: encode_report(report)}
     if subject.sensitivity is not None:
@@ -235,16 +269,17 @@ def _documents(subject: Subject, report: LayerReport) -> dict[str, dict[str, Any
         choice, uniform, measured = subject.choice
         documents[bit_files.WORD_LENGTHS_FILE] = bit_files.encode_choice(choice, uniform, measured)
     if subject.controlled is not None:
-        documents[bit_files.CONTROL_FILE] = bit_files.encode_control(subject.controlled)
+        control = bit_files.encode_control(subject.controlled)
+        documents[bit_files.CONTROL_FILE] = {"drop_of": options["drop_of"], **control}
     return documents
 
 
-def _write(subject: Subject, report: LayerReport, out: Path) -> None:
+def _write(subject: Subject, report: LayerReport, options: dict[str, Any]) -> None:
     """Write everything; the folder appears complete or not at all."""
-    with atomic_folder(out, marker=REPORT_FILE, is_own=_is_own) as folder:
+    with atomic_folder(options["out"], marker=REPORT_FILE, is_own=_is_own) as folder:
         save_graph(subject.graph, folder / GRAPH_FOLDER)
         write_report(report, folder / REPORT_FILE)
-        for name, document in _documents(subject, report).items():
+        for name, document in _documents(subject, report, options).items():
             if name != REPORT_FILE:
                 bit_files.write_document(document, folder / name)
         write_pictures(report, folder)
@@ -254,7 +289,7 @@ def _write(subject: Subject, report: LayerReport, out: Path) -> None:
 
 def _print(subject: Subject, report: LayerReport, options: dict[str, Any]) -> None:
     if options["as_json"]:
-        print_json({Path(name).stem: document for name, document in _documents(subject, report).items()})
+        print_json({Path(name).stem: document for name, document in _documents(subject, report, options).items()})
         return
     if subject.sensitivity is not None and options["sensitivity"]:
         for kind in (WEIGHTS, ACTIVATIONS):
@@ -263,9 +298,10 @@ def _print(subject: Subject, report: LayerReport, options: dict[str, Any]) -> No
     if subject.choice is not None:
         _print_choice(subject, options)
     if subject.controlled is not None:
-        columns = ("trial", "in 16 bits", "AP50", "drop", "<verdict")
+        title = SCORES[options["drop_of"]]
+        columns = ("trial", "in 16 bits", title, "drop", "<verdict")
         print_table("accuracy control", columns, bit_files.trial_rows(subject.controlled), subject.controlled.verdict)
-        columns = ("unit", "<what", "rank", "damage", "AP50 without")
+        columns = ("unit", "<what", "rank", "damage", f"{title} without")
         print_table("in 16 bits", columns, bit_files.raised_rows(subject.controlled))
     print_table(f"{report.name}: {report.images} images", COLUMNS, table_rows(report), verdict(report))
     click.echo(f"{options['out']}: {', '.join(sorted(path.name for path in options['out'].iterdir()))}")

@@ -25,9 +25,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 KINDS = {"both": (WEIGHTS, ACTIVATIONS), "weights": (WEIGHTS,), "activations": (ACTIVATIONS,)}
 """--raise -> what may go to 16 bits."""
 
-AP50 = "ap50"
-METRICS = {"output-error": Metric.OUTPUT_ERROR, "curvature": Metric.CURVATURE, AP50: Metric.SCORE}
+AP50, OUTPUT_ERROR = "ap50", "output-error"
+METRICS = {OUTPUT_ERROR: Metric.OUTPUT_ERROR, "curvature": Metric.CURVATURE, AP50: Metric.SCORE}
 """--metric -> what is measured."""
+SCORES = {AP50: "AP50", OUTPUT_ERROR: "outputs %"}
+"""--drop-of -> its name in tables."""
 
 SEARCH_NAMES = ["metric", "w_choices", "a_choices", "log"]
 """Parameters of a sensitivity scan."""
@@ -47,10 +49,13 @@ def word_length_options(function: F) -> F:
             click.option("--cycles", type=FilePath, metavar="FILE",
                          help='For --budget cycles: JSON of layer -> {"W_BITSxA_BITS": cycles}.'),
             click.option("--max-drop", type=click.FloatRange(0), metavar="POINTS",
-                         help="Raise as few layers as possible to 16 bits so that AP50 on --data falls by no more."),
+                         help="Raise as few layers as possible to 16 bits so that --drop-of falls by no more."),
+            click.option("--drop-of", type=click.Choice(list(SCORES)), default=AP50, show_default=True,
+                         help="What --max-drop bounds: AP50 on --data in points, or the squared error of the raw "
+                         "outputs on the calibration images in percent of their energy."),
             click.option("--raise", "kinds", type=click.Choice(list(KINDS)), default="both", show_default=True,
                          help="What --max-drop may raise."),
-            click.option("--metric", type=click.Choice(list(METRICS)), default="output-error", show_default=True,
+            click.option("--metric", type=click.Choice(list(METRICS)), default=OUTPUT_ERROR, show_default=True,
                          help="What damage is."),
             click.option("--w-choices", metavar="BITS,...", help="Word lengths of weights to try. [default: 2 to 8]"),
             click.option("--a-choices", metavar="BITS,...",
