@@ -12,6 +12,7 @@ import click
 import torch
 
 from yolo_hw.atomic import atomic_folder, check_replaceable
+from yolo_hw.cli.accelerator_options import BUFFER_NAMES
 from yolo_hw.cli.console import advance_all, note, print_json, print_table, progress_bar, step_progress
 from yolo_hw.cli.main import EXIT_DIFFERENCE
 from yolo_hw.cli.onnx_options import onnx_options, onnx_source
@@ -30,11 +31,10 @@ from yolo_hw.cli.quantise_options import (
     OUTPUT_ERROR,
     SCORES,
     SEARCH_NAMES,
-    BitBudget,
-    budget_cost,
     sensitivity_config,
     word_length_options,
 )
+from yolo_hw.cli.quantise_prices import BitBudget, Prices, budget_pricing
 from yolo_hw.cli.quantise_score import EngineScore, OutputScore, open_score
 from yolo_hw.errors import QuantError
 from yolo_hw.evaluate.detector import FloatRunner
@@ -55,7 +55,7 @@ from yolo_hw.quant.bit_choices import ACTIVATIONS, WEIGHTS
 from yolo_hw.quant.calibrate import Calibrated
 from yolo_hw.quant.fold import trace_model
 from yolo_hw.quant.layer_report import LayerReport, measure_layers
-from yolo_hw.quant.mixed import BitChoice, Cost, choose_bits, layer_works, uniform_cost
+from yolo_hw.quant.mixed import BitChoice, choose_bits, layer_works
 from yolo_hw.quant.moments import batch_norm_moments
 from yolo_hw.quant.output_error import OutputError, output_damage
 from yolo_hw.quant.report_files import COLUMNS, REPORT_FILE, encode_report, table_rows, verdict, write_report
@@ -111,7 +111,7 @@ def command(**options: Any) -> int:  # noqa: ANN401
     if options["max_drop"] is not None:
         check_long_words(KINDS[options["kinds"]], config.quant.profile)
     scan = sensitivity_config(options, config.quant, budget)
-    cost = None if budget is None else budget_cost(budget, options["cycles"])
+    pricing = None if budget is None else budget_pricing(budget, options)
     check_replaceable(options["out"], REPORT_FILE, _is_own)
     with step_progress() as progress:
         state = CompileState(config, progress)
@@ -119,13 +119,15 @@ def command(**options: Any) -> int:  # noqa: ANN401
     assert state.calibrated is not None
     assert state.graph is not None
     subject = Subject(state, state.calibrated, state.graph)
+    prices = None if pricing is None else pricing(state.calibrated, state.graph, scan.a_bits)
+    limit = None if budget is None or prices is None else budget.limit(prices)
     if options["data"] is not None:
         assert isinstance(state.model, Darknet)
         subject.score = open_score(options, state.model)
     if options["sensitivity"] or budget is not None or options["max_drop"] is not None:
         subject.sensitivity = _scan(subject, scan, options["log"])
-    if budget is not None and cost is not None:
-        _choose(subject, budget, cost, options["time_limit"])
+    if prices is not None and limit is not None:
+        _choose(subject, prices, limit, options["time_limit"])
     if options["max_drop"] is not None:
         _control(subject, options)
     report = _report(subject, options)
@@ -144,7 +146,7 @@ def _refuse(options: dict[str, Any], budget: BitBudget | None) -> None:
     else:
         refuse_unheeded(SEARCH_NAMES, "quantisation alone, without --sensitivity, --budget or --max-drop")
     if budget is None:
-        refuse_unheeded(["cycles", "time_limit"], "quantisation without --budget")
+        refuse_unheeded(["cycles", "tile", *BUFFER_NAMES, "time_limit"], "quantisation without --budget")
     if options["max_drop"] is None:
         refuse_unheeded(["kinds", "drop_of"], "quantisation without --max-drop")
     _refuse_scores(options, searches)
@@ -194,14 +196,14 @@ def _log_file(folder: Path | None, name: str) -> Path | None:
     return None if folder is None else folder / name
 
 
-def _choose(subject: Subject, budget: BitBudget, cost: Cost, time_limit: float) -> None:
+def _choose(subject: Subject, prices: Prices, limit: float, time_limit: float) -> None:
     """Choose word lengths, quantise with them and measure."""
     assert subject.sensitivity is not None
     config = subject.state.config
     works = layer_works(subject.calibrated.reference)
-    uniform = uniform_cost(works, cost, config.quant.w_bits, config.quant.a_bits)
-    limit = budget.value * uniform if budget.relative else budget.value
-    choice = choose_bits(subject.sensitivity, works, cost, limit, time_limit=time_limit)
+    choice = choose_bits(
+        subject.sensitivity, works, prices.layer, limit, group_cost=prices.group, time_limit=time_limit
+    )
     chosen = replace(config, quant=replace(config.quant, overrides=choice.overrides))
     with step_progress() as progress:
         state = replace(subject.state, config=chosen, progress=progress)
@@ -210,7 +212,7 @@ def _choose(subject: Subject, budget: BitBudget, cost: Cost, time_limit: float) 
     assert state.graph is not None
     subject.calibrated, subject.graph = state.calibrated, state.graph
     measured = output_damage(state.calibrated.reference, state.graph, image_batches(state), torch.get_num_threads())
-    subject.choice = (choice, uniform, measured)
+    subject.choice = (choice, prices.uniform, measured)
 
 
 def _control(subject: Subject, options: dict[str, Any]) -> None:
