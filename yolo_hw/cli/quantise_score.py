@@ -64,7 +64,10 @@ def open_score(options: dict[str, Any], model: Darknet) -> EngineScore:
         DataError: There is no image, or none with an object of the network's classes.
     """
     if not model.network.heads:
-        raise QuantError(f"{model.network.name}: average precision needs a detection head, the network has none")
+        raise QuantError(
+            f"{model.network.name}: average precision needs a detection head, the network has none: --drop-of "
+            "output-error does without"
+        )
     classes = model.network.heads[0].spec.classes
     names = class_names(options["names"], classes) if options["names"] is not None else ()
     dataset = open_dataset(options["data"], names or None, split=options["split"], usual_split="val")
