@@ -48,7 +48,7 @@ from yolo_hw.quant.ptq_search import search_ptq
 
 PIXEL_SCALE = 1 / 256
 """Of the folded network's input: its factor 256/255 is in the first weights."""
-SEARCH_SECONDS = 1800.0
+SEARCH_SECONDS = 900.0
 BASE = QuantConfig()
 PLAIN = QuantConfig(equalise=None, bias_correction=False)
 WIDE = QuantConfig(a_bits=16)

@@ -60,6 +60,17 @@ class AcceleratorConfig:
         return min(self.tm, self.tn)
 
     @classmethod
+    def of_tile(cls, text: str, **buffers: int) -> AcceleratorConfig:
+        """Return the accelerator of a tile such as ``16x16``, its blocks aligned to whole memory words.
+
+        Args:
+            text: TMxTN.
+            buffers: Fields of the buffers.
+        """
+        tm, tn = cls.parse_tile(text)
+        return cls(tm=tm, tn=tn, align=max(64, (tm | tn) & -(tm | tn)), **buffers)
+
+    @classmethod
     def parse_tile(cls, text: str) -> tuple[int, int]:
         """Parse ``16x16`` into (TM, TN)."""
         match = re.fullmatch("([0-9]{1,4})[xX]([0-9]{1,4})", text)

@@ -49,6 +49,14 @@ def plan_cycles(plan: AcceleratorPlan) -> list[CommandCycles]:
     return results
 
 
+def paying_tensor(command: Command) -> str:
+    """Return the tensor whose bytes per code count where a command's cycles depend on them.
+
+    An average is bound by what it reads, sums and copies by what they write.
+    """
+    return command.inputs[0] if command.op is CommandOp.AVGPOOL else command.output
+
+
 def _cycles(plan: AcceleratorPlan, command: Command, node: N.Node, out: Shape) -> int:
     config = plan.config
     first = command.out_channel // config.lanes
@@ -60,10 +68,10 @@ def _cycles(plan: AcceleratorPlan, command: Command, node: N.Node, out: Shape) -
         groups = -(-out.c // config.channels)
         return groups * node.window.taps * sum(max(h * w, MIN_PIXELS) for h, w in spatial_tiles(command.tile, out))
     pixels = blocks * out.h * out.w
+    paying = plan.graph.tensors[paying_tensor(command)]
     if command.op is CommandOp.AVGPOOL:
-        source = plan.graph.tensors[command.inputs[0]]
-        return blocks * source.shape.h * source.shape.w * source.fmt.storage_bytes
-    words = pixels * plan.graph.tensors[command.output].fmt.storage_bytes
+        return blocks * paying.shape.h * paying.shape.w * paying.fmt.storage_bytes
+    words = pixels * paying.fmt.storage_bytes
     if command.op is CommandOp.REORG:
         return pixels * config.lanes * REORG_INTERVAL + words
     return words

@@ -8,11 +8,17 @@ from support.cli_runs import run
 from support.one_thread import one_thread  # noqa: F401 - a fixture
 
 from yolo_hw import assets
+from yolo_hw.cli.main import main
+from yolo_hw.cli.train_extras import make_extras
 from yolo_hw.data import open_dataset
 from yolo_hw.evaluate import IntRunner
 from yolo_hw.intgraph import load_graph
+from yolo_hw.nn.darknet import load_darknet
 from yolo_hw.prune.mask_file import load_masks
+from yolo_hw.quant.config import LeakySlope, QuantConfig
+from yolo_hw.quant.qat import QatConfig
 from yolo_hw.train.callbacks import measure
+from yolo_hw.train.run_options import read_run
 
 
 def words(labelled, folder, *more):
@@ -71,10 +77,6 @@ def test_a_finished_run_resumes_to_the_same_graph(trained):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--adaround"], "--adaround has no effect on training"),
-        (["--bias-correction-by", "batch_norm"], "--bias-correction-by has no effect on training"),
-        (["--precision", "bf16"], "--precision has no effect on training in integers"),
-        (["--sync-batch-norm"], "--sync-batch-norm has no effect on batch norms in weights"),
         (["--percentile", "99"], "--percentile has no effect on observers other than percentile"),
         (["--override", "nothing:w=4"], "override 'nothing' matches no layer"),
         (["--w-bits", "9"], "9"),
@@ -87,6 +89,46 @@ def test_bad_options_are_one_error(labelled, tmp_path, more, message):
     assert result.exit_code == 2
     assert message in result.output
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def parts_of_a_run(labelled, tmp_path_factory):
+    """What a run with options of its own has been made of: its quantised form and what freezes it."""
+    folder = tmp_path_factory.mktemp("options") / "run"
+    more = ["--w-scale", "lsq", "--a-scale", "range", "--norm-fold", "two-pass", "--heads", "wide", "--norms-at", 0.25]
+    more += ["--scales-at", 0.5, "--calib-images", 3, "--w-observer", "max", "--observer", "kl", "--per-tensor"]
+    more += ["--signed", "--no-bias-correction", "--equalise", 0.25, "--rounding", "floor", "--a-bits", 7, "--bits", 6]
+    result = run(*words(labelled, folder, *more, "--leaky", "3/5", "--imgsz", 64, "--epochs", 1))
+    assert result.exit_code == 0, result.output
+    model = load_darknet(assets.PARTS_CFG, assets.PARTS_WEIGHTS)
+    (extra,) = make_extras(model, read_run(folder).extras, folder)
+    return extra.form, extra.callback
+
+
+def test_options_reach_the_quantised_form(parts_of_a_run):
+    form, freeze = parts_of_a_run
+    assert form.qat == QatConfig(w_scale="lsq", a_scale="range", norm_fold="two-pass", heads="wide")
+    assert form.calibration_images == 3
+    assert (freeze.norms_at, freeze.scales_at) == (0.25, 0.5)
+    assert form.quant == QuantConfig(
+        w_bits=6, a_bits=7, w_observer="max", a_observer="kl", per_channel=False, unsigned=False, bias_correction=False,
+        equalise=0.25, rounding="floor", leaky=LeakySlope(3, 5),
+    )  # fmt: skip
+
+
+def test_help_offers_what_the_command_takes():
+    text = " ".join(run("qat", "--help").output.split())
+    assert "[default: runs/qat]" in text
+    assert "runs/train" not in text
+    assert "drawn anew" not in text
+    offered = {option for parameter in main.get_command(None, "qat").params for option in parameter.opts}
+    assert {"--w-bits", "--no-bias-correction", "--learning-rate"} < offered
+    for refused in ("--adaround", "--absorb-biases", "--bias-correction-by", "--precision", "--sync-batch-norm"):
+        assert refused not in offered
+        result = run("qat", refused)
+        assert result.exit_code == 2
+        assert "No such option" in result.output
+        assert refused in result.output
 
 
 def test_a_target_of_a_file_is_found_from_elsewhere(labelled, tmp_path, monkeypatch):

@@ -33,7 +33,7 @@ def test_a_graph_a_report_and_pictures(files, tmp_path):
     assert {node.w_bits for node in graph.nodes if node.op == "conv2d"} == {6}
     report = read_report(tmp_path / "q" / "quant_report.json")
     assert all(layer["name"] in printed for layer in report["layers"])
-    names = {"graph/graph.json", "graph/params.npz", "quant_report.json", "sqnr.png", "histograms_01.png"}
+    names = {"graph/graph.json", "graph/params.npz", "quant_report.json", "sqnr.png", "histograms_01.png", "weights_01.png"}
     assert set(contents(tmp_path / "q")) == names
     first = contents(tmp_path / "q")
     run_well(files, tmp_path / "q", "--bits", 6)  # takes the place of the older one
@@ -137,7 +137,12 @@ def test_a_bound_on_the_loss(labelled, tmp_path):
         (["--budget", "byte=0.5"], "kind must be one of bytes, macbits, cycles, got 'byte'; did you mean 'bytes'?"),
         (["--budget", "bytes=0.01"], "word lengths: the budget is"),
         (["--budget", "bytes=0.5", "--max-drop", "1"], "both choose word lengths: give one"),
-        (["--budget", "cycles=0.5"], "--budget cycles needs a table of cycles"),
+        (["--budget", "cycles=0.5"], "--budget cycles needs an accelerator, --tile TMxTN, or a table of cycles"),
+        (["--budget", "cycles=0.5", "--tile", "8x8", "--cycles", "c.json"], "--cycles FILE: give one of them"),
+        (["--budget", "cycles=0.5", "--tile", "8x9"], "tile: TN must be a multiple of 4"),
+        (["--budget", "cycles=0.5", "--cycles", "c.json", "--acc-words", "99"], "--acc-words has no effect on a table"),
+        (["--budget", "bytes=0.5", "--tile", "8x8"], "--tile has no effect on --budget bytes"),
+        (["--sensitivity", "--max-taps", "9"], "--max-taps has no effect on quantisation without --budget"),
         (["--budget", "bytes=0.5", "--override", "conv_0:w=8"], "--override has no effect on --sensitivity, --budget"),
         (["--sensitivity", "--w-choices", "4;8"], "--w-choices must be word lengths such as 4,8, got '4;8'"),
         (["--sensitivity", "--a-choices", "9"], "sensitivity: a_bits must be different ones of"),
@@ -173,7 +178,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(files, tmp_path, options, mess
 def test_a_network_is_needed(files, tmp_path):
     result = run("quantise", "--calib", files.images, "--out", tmp_path / "q")
     assert result.exit_code == 2
-    assert "give --cfg" in result.stderr
+    assert "name one network: --cfg, or --onnx" in result.stderr
 
 
 def test_foreign_folders_are_left_alone(files, tmp_path):

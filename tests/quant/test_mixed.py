@@ -48,13 +48,14 @@ def instance(seed, layers=4, w_bits=(2, 4, 8), a_bits=(4, 8), whole=False):
     return Sensitivity(Metric.OUTPUT_ERROR, 0.0, (*weights, *groups), damage), works
 
 
-def every_choice(sensitivity, works, cost):
+def every_choice(sensitivity, works, cost, group_cost=lambda unit, bits: 0):
     """Yield (damage, cost) of every choice there is."""
     units = sensitivity.units
     for bits in itertools.product(*(sensitivity.damage[unit.label] for unit in units)):
         chosen = {unit.label: b for unit, b in zip(units, bits, strict=True)}
-        price = math.fsum(cost(w, chosen[f"w:{w.name}"], chosen[w.reads] if w.reads else 8) for w in works)
-        yield math.fsum(sensitivity.damage[label][b] for label, b in chosen.items()), price
+        parts = [cost(w, chosen[f"w:{w.name}"], chosen[w.reads] if w.reads else 8) for w in works]
+        parts += [group_cost(unit, chosen[unit.label]) for unit in units if unit.kind == ACTIVATIONS]
+        yield math.fsum(sensitivity.damage[label][b] for label, b in chosen.items()), math.fsum(parts)
 
 
 @pytest.mark.parametrize("kind", [BudgetKind.BYTES, BudgetKind.MACBITS, BudgetKind.CYCLES])
@@ -65,11 +66,13 @@ def test_the_choice_is_the_best_of_all(seed, whole, kind):
     rng = np.random.default_rng(seed)
     table = {(w.name, b, a): float(rng.integers(1, 9)) for w in works for b in (2, 4, 8) for a in (4, 8)}
     cost = COSTS.get(kind, lambda layer, w, a: table[layer.name, w, a])
-    choices = list(every_choice(sensitivity, works, cost))
+    moves = {(f"a:g{i}", a): float(rng.integers(1, 30)) for i in range(3) for a in (4, 8)}
+    groups = (lambda unit, a: moves[unit.label, a]) if kind is BudgetKind.CYCLES else (lambda unit, a: 0)
+    choices = list(every_choice(sensitivity, works, cost, groups))
     prices = sorted({price for _, price in choices})
     previous = math.inf
     for budget in (prices[0], prices[1], prices[len(prices) // 3], np.mean(prices), prices[-1], 1e9):
-        found = choose_bits(sensitivity, works, cost, budget)
+        found = choose_bits(sensitivity, works, cost, budget, group_cost=groups)
         best = min(damage for damage, price in choices if price <= budget)
         assert found.damage == pytest.approx(best, rel=1e-12)
         assert found.cost <= budget
@@ -78,7 +81,7 @@ def test_the_choice_is_the_best_of_all(seed, whole, kind):
         assert found.damage <= previous
         previous = found.damage
     with pytest.raises(QuantError, match=f"the smallest cost that can be reached {prices[0]:.6g}"):
-        choose_bits(sensitivity, works, cost, prices[0] * (1 - 1e-9))
+        choose_bits(sensitivity, works, cost, prices[0] * (1 - 1e-9), group_cost=groups)
 
 
 def test_budgets_within_the_solvers_tolerance_are_kept():

@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from hls_export.bundle.golden import GoldenOptions
-from hls_export.config import AcceleratorConfig
 from hls_export.plan import AcceleratorPlan
+from yolo_hw.cli.accelerator_options import accelerator_config, accelerator_options
 from yolo_hw.cli.compile_graph import GraphJob, compile_graph
 from yolo_hw.cli.console import mebibytes, millions, print_json, print_table, step_progress
 from yolo_hw.cli.main import EXIT_DIFFERENCE
@@ -50,10 +50,7 @@ from yolo_hw.quant.ptq_search import SearchResult
     help="Search observers, equalisation, corrections and AdaRound, beginning with the options given.",
 )
 @click.option("--search-log", type=FilePath, help="File of --search's trials; a later search goes on behind them.")
-@click.option("--tile", default="16x16", show_default=True, metavar="TMxTN", help="Multiply-accumulate tile.")
-@click.option("--ifm-words", type=int, default=4096, show_default=True, help="Input buffer, words of TN codes.")
-@click.option("--acc-words", type=int, default=1024, show_default=True, help="Accumulator buffer, words of TM sums.")
-@click.option("--max-taps", type=int, default=49, show_default=True, help="Kernel positions of the weight buffer.")
+@accelerator_options("16x16", "Multiply-accumulate tile.")
 @click.option("--golden-images", type=click.IntRange(1), default=1, show_default=True, help="Images in golden vectors.")
 @click.option("--golden-limit-mb", type=click.IntRange(0), default=256, show_default=True,
               help="Above this size golden vectors are digests only.")  # fmt: skip
@@ -70,7 +67,7 @@ def command(**options: Any) -> int:  # noqa: ANN401
         raise click.UsageError("--search-log has no effect without --search")
     config = replace(
         calibration_config(options, onnx_source(options)),
-        accelerator=_accelerator(options),
+        accelerator=accelerator_config(options),
         golden_images=options["golden_images"],
         golden=_golden(options),
         skip=options["skip"],
@@ -89,13 +86,13 @@ def command(**options: Any) -> int:  # noqa: ANN401
 
 def _compile_graph(options: dict[str, Any]) -> int:
     """Compile what is in integers already."""
-    unheeded = [*QUANT_NAMES, *ONNX_NAMES, *DARKNET_NAMES, "max_calib", "search_seconds", "search_log"]
+    unheeded = [*QUANT_NAMES, *ONNX_NAMES, *DARKNET_NAMES, "max_calib", "imgsz", "search_seconds", "search_log"]
     refuse_unheeded(unheeded, "a graph in integers")
     job = GraphJob(
         graph=options["graph"],
         images=options["calib"],
         out=options["out"],
-        accelerator=_accelerator(options),
+        accelerator=accelerator_config(options),
         resize=Resize(options["resize"]),
         golden_images=options["golden_images"],
         golden=_golden(options),
@@ -110,18 +107,6 @@ def _compile_graph(options: dict[str, Any]) -> int:
         print_table(f"{summary['name']} -> {summary['out']}", ("what", "<value"), plan_rows(summary))
         print_table("verification", ("check", "<outcome", "<detail"), report_rows(report), verdict(report))
     return 0 if report.passed else EXIT_DIFFERENCE
-
-
-def _accelerator(options: dict[str, Any]) -> AcceleratorConfig:
-    tm, tn = AcceleratorConfig.parse_tile(options["tile"])
-    return AcceleratorConfig(
-        tm=tm,
-        tn=tn,
-        ifm_words=options["ifm_words"],
-        acc_words=options["acc_words"],
-        max_taps=options["max_taps"],
-        align=max(64, (tm | tn) & -(tm | tn)),
-    )
 
 
 def _golden(options: dict[str, Any]) -> GoldenOptions:

@@ -14,7 +14,8 @@ import click
 
 from yolo_hw.atomic import atomic_file
 from yolo_hw.cli.console import advance_all, note, print_json, print_table, progress_bar
-from yolo_hw.cli.options import FilePath, class_names, make_runner, network_options, quant_options
+from yolo_hw.cli.options import FilePath, class_names, quant_options
+from yolo_hw.cli.runner_options import make_runner, network_options
 from yolo_hw.data.dataset import DetectionDataset, open_dataset
 from yolo_hw.data.preprocess import Resize
 from yolo_hw.errors import DataError

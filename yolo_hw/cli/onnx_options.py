@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 
 import click
 
-from yolo_hw.cli.options import FilePath, image_size, refuse_unheeded
+from yolo_hw.cli.options import FilePath, refuse_unheeded
 from yolo_hw.errors import YoloHwError
 from yolo_hw.interop.onnx_import import InputConvention
 from yolo_hw.pipeline import OnnxSource
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-ONNX_NAMES = ["outputs", "imgsz", "input_scale", "mean", "std"]
+ONNX_NAMES = ["outputs", "input_scale", "mean", "std"]
 """Parameters of `onnx_options` besides the file."""
 DARKNET_NAMES = ["weights", "random_weights", "bn_eps", "lenient"]
 """Parameters that only a cfg heeds."""
@@ -30,14 +30,12 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str) -> 
 
 
 def onnx_options(function: F) -> F:
-    """Add the options of an ONNX file: --onnx, --outputs, --imgsz, --input-scale, --mean, --std."""
+    """Add the options of an ONNX file: --onnx, --outputs, --input-scale, --mean, --std."""
     for option in reversed(
         [
             click.option("--onnx", type=FilePath, help="A float ONNX model, instead of cfg and weights."),
             click.option("--outputs", multiple=True, metavar="NAME", help="Tensor or node (glob) where the ONNX net "
                          "ends; may be repeated. Default: the last maps before its decoding."),
-            click.option("--imgsz", metavar="SIZE|HxW", callback=image_size,
-                         help="Input height and width, where the ONNX file leaves them free."),
             click.option("--input-scale", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True,
                          help="What the ONNX network takes: (scale * pixel / 255 - mean) / std; 255 for pixels."),
             click.option("--mean", default="0", show_default=True, callback=_numbers, help="One, or per channel."),
@@ -49,7 +47,7 @@ def onnx_options(function: F) -> F:
 
 
 def onnx_source(options: dict[str, Any]) -> OnnxSource | None:
-    """Return the network of `onnx_options`, None where it is a cfg.
+    """Return the network of `onnx_options` and ``imgsz``, None where it is a cfg.
 
     Raises:
         YoloHwError: An option has no effect on what was named.

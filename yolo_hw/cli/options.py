@@ -9,24 +9,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import torch
 from click.core import ParameterSource
 
-from hls_export.verify import open_bundle
-from yolo_hw.cli.console import note, step_progress
-from yolo_hw.darknet.network import load_network
 from yolo_hw.data.dataset import read_names
 from yolo_hw.data.preprocess import Resize
 from yolo_hw.errors import YoloHwError, nearest
-from yolo_hw.evaluate.detector import FloatRunner, HeadRunner
-from yolo_hw.evaluate.int_runner import IntRunner
-from yolo_hw.evaluate.onnx_runner import PIXEL_SCALE, OnnxRunner
 from yolo_hw.fixedpoint import Overflow, Rounding
-from yolo_hw.intgraph.check import check_graph
-from yolo_hw.intgraph.graph import IntGraph
 from yolo_hw.intgraph.target_profiles import TARGETS
-from yolo_hw.nn.darknet import DARKNET_BN_EPS, load_darknet
-from yolo_hw.pipeline import QUANTISE_STEPS, CompileConfig, CompileState, OnnxSource, run_steps
+from yolo_hw.nn.darknet import DARKNET_BN_EPS
+from yolo_hw.pipeline import CompileConfig, OnnxSource
 from yolo_hw.quant.config import (
     BITS,
     AdaRoundConfig,
@@ -38,45 +29,11 @@ from yolo_hw.quant.config import (
     QuantConfig,
 )
 
-RUNNERS = ("float", "engine", "onnx")
-"""What can compute a network's head maps."""
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 FilePath = click.Path(path_type=Path)
 
 BatchNormEpsilon = click.FloatRange(0, 1, min_open=True)
-
-
-def network_options(function: F) -> F:
-    """Add the options that name a network and what runs it: --cfg, --weights, --bundle, --onnx, --runner, --names."""
-    for option in reversed(
-        [
-            click.option("--cfg", type=FilePath, help="Darknet cfg."),
-            click.option("--weights", type=FilePath, help="Darknet weights."),
-            click.option("--bundle", type=FilePath, help="A bundle, instead of cfg and weights; runs in integers."),
-            click.option("--onnx", type=FilePath, help="An ONNX file that gives the raw maps of the cfg's heads."),
-            click.option(
-                "--runner",
-                type=click.Choice(RUNNERS),
-                help="float: the torch model; engine: the integer engine; onnx: onnxruntime. Default: engine with "
-                "--bundle, onnx with --onnx, else float.",
-            ),
-            click.option("--calib", type=FilePath, help="Calibration images, for --runner engine without a bundle."),
-            click.option("--device", default="cpu", show_default=True, help="Where the torch model runs: cpu or cuda."),
-            click.option("--imgsz", metavar="SIZE|HxW", callback=image_size,
-                         help="Input height and width instead of the cfg's."),
-            click.option("--pixel-scale", type=click.FloatRange(0, min_open=True), default=PIXEL_SCALE,
-                         show_default="1/255", help="Factor from pixels to the float input of an ONNX file."),
-            click.option("--names", type=FilePath, help="Class names, one per line."),
-            click.option(
-                "--bn-eps", type=BatchNormEpsilon, default=DARKNET_BN_EPS, show_default=True, help="Batch-norm epsilon."
-            ),
-            click.option("--lenient", is_flag=True, help="Skip unknown training keys of the cfg with a warning."),
-        ]
-    ):  # fmt: skip
-        function = option(function)
-    return function
 
 
 def image_size(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -101,6 +58,8 @@ def calibration_options(function: F) -> F:
                          help="Calibration images: a folder, an image or a list."),
             click.option("--max-calib", type=click.IntRange(1), default=48, show_default=True,
                          help="Calibration images at most."),
+            click.option("--imgsz", metavar="SIZE|HxW", callback=image_size,
+                         help="Input height and width: not the cfg's, or where an ONNX file leaves them free."),
             click.option("--resize", type=click.Choice([r.value for r in Resize]), default="stretch",
                          show_default=True, help="How images are brought to the network's size."),
             click.option("--bn-eps", type=BatchNormEpsilon, default=DARKNET_BN_EPS, show_default=True,
@@ -147,55 +106,68 @@ def calibration_config(options: dict[str, Any], onnx: OnnxSource | None = None) 
         bn_eps=options["bn_eps"],
         max_calib=options["max_calib"],
         lenient=options["lenient"],
+        size=None if onnx is not None else options["imgsz"],
     )
+
+
+_OBSERVERS = click.Choice([observer.value for observer in Observer])
+_FORMAT_OPTIONS = [
+    click.option("--target", default="generic", show_default=True, metavar="NAME|FILE",
+                 help=f"What will compute the network: {', '.join(TARGETS)}, or a .toml or .json profile."),
+    click.option("--bits", type=click.Choice([str(b) for b in BITS]), show_default="8, if the target has them",
+                 help="Bits of weights and activations."),
+    click.option("--w-bits", type=click.Choice([str(b) for b in BITS]), help="Bits of the weights alone."),
+    click.option("--a-bits", type=click.Choice([str(b) for b in BITS]), help="Bits of the activations alone."),
+    click.option("--observer", type=_OBSERVERS, default="mse", show_default=True,
+                 help="How activation formats are chosen."),
+    click.option("--w-observer", type=_OBSERVERS, default="mse", show_default=True,
+                 help="How weight formats are chosen."),
+    click.option("--percentile", type=float, default=99.99, show_default=True,
+                 help="Share of values that --observer percentile keeps."),
+    click.option("--per-tensor", is_flag=True, help="One weight format per layer instead of per channel."),
+    click.option("--equalise", type=click.FloatRange(0, 1), default=QuantConfig.equalise, show_default=True,
+                 metavar="STRENGTH", help="How far channel ranges come closer behind dense convolutions."),
+    click.option("--no-equalise", is_flag=True, help="Leave channel ranges as they are."),
+    click.option("--equalise-by", type=click.Choice([by.value for by in EqualiseBy]), default="activations",
+                 show_default=True, help="What equalisation makes even."),
+    click.option("--no-bias-correction", is_flag=True, help="Leave biases as they are."),
+    click.option("--signed", is_flag=True, help="No unsigned activations."),
+    click.option("--rounding", type=click.Choice([r.value for r in Rounding]),
+                 show_default="the target's, else half_up", help="Rounding of every shift."),
+    click.option("--overflow", type=click.Choice([o.value for o in Overflow]),
+                 show_default="the target's, else saturate", help="What happens outside a format."),
+    click.option("--leaky", show_default="the target's, else 51/9", metavar="MUL/SHIFT",
+                 help="Leaky slope MUL / 2**SHIFT."),
+    click.option("--override", multiple=True, metavar="PATTERN:w=BITS,a=BITS",
+                 help="Bits of the layers that match a glob pattern; may be repeated."),
+]  # fmt: skip
+"""Of every quantisation."""
+_ROUNDING_OPTIONS = [
+    click.option("--absorb-biases", is_flag=True, help="Hand constant parts of channels on to the next layer."),
+    click.option("--bias-correction-by", type=click.Choice([by.value for by in CorrectBy]), default="images",
+                 show_default=True, help="Where bias correction takes mean errors from."),
+    click.option("--adaround", type=click.IntRange(1), is_flag=False, flag_value=AdaRoundConfig().iterations,
+                 metavar="[STEPS]", help="Choose per weight whether to round up or down (minutes)."),
+]  # fmt: skip
+"""Of a network that is not trained any more: training finds weights and biases itself."""
 
 
 def quant_options(function: F) -> F:
     """Add the options of post-training quantisation."""
-    observers = [observer.value for observer in Observer]
-    for option in reversed(
-        [
-            click.option("--target", default="generic", show_default=True, metavar="NAME|FILE",
-                         help=f"What will compute the network: {', '.join(TARGETS)}, or a .toml or .json profile."),
-            click.option("--bits", type=click.Choice([str(b) for b in BITS]), show_default="8, if the target has them",
-                         help="Bits of weights and activations."),
-            click.option("--w-bits", type=click.Choice([str(b) for b in BITS]), help="Bits of the weights alone."),
-            click.option("--a-bits", type=click.Choice([str(b) for b in BITS]), help="Bits of the activations alone."),
-            click.option("--observer", type=click.Choice(observers), default="mse", show_default=True,
-                         help="How activation formats are chosen."),
-            click.option("--w-observer", type=click.Choice(observers), default="mse", show_default=True,
-                         help="How weight formats are chosen."),
-            click.option("--percentile", type=float, default=99.99, show_default=True,
-                         help="Share of values that --observer percentile keeps."),
-            click.option("--per-tensor", is_flag=True, help="One weight format per layer instead of per channel."),
-            click.option("--equalise", type=click.FloatRange(0, 1), default=QuantConfig.equalise, show_default=True,
-                         metavar="STRENGTH", help="How far channel ranges come closer behind dense convolutions."),
-            click.option("--no-equalise", is_flag=True, help="Leave channel ranges as they are."),
-            click.option("--equalise-by", type=click.Choice([by.value for by in EqualiseBy]), default="activations",
-                         show_default=True, help="What equalisation makes even."),
-            click.option("--absorb-biases", is_flag=True, help="Hand constant parts of channels on to the next layer."),
-            click.option("--no-bias-correction", is_flag=True, help="Leave biases as they are."),
-            click.option("--bias-correction-by", type=click.Choice([by.value for by in CorrectBy]), default="images",
-                         show_default=True, help="Where bias correction takes mean errors from."),
-            click.option("--adaround", type=click.IntRange(1), is_flag=False, flag_value=AdaRoundConfig().iterations,
-                         metavar="[STEPS]", help="Choose per weight whether to round up or down (minutes)."),
-            click.option("--signed", is_flag=True, help="No unsigned activations."),
-            click.option("--rounding", type=click.Choice([r.value for r in Rounding]),
-                         show_default="the target's, else half_up", help="Rounding of every shift."),
-            click.option("--overflow", type=click.Choice([o.value for o in Overflow]),
-                         show_default="the target's, else saturate", help="What happens outside a format."),
-            click.option("--leaky", show_default="the target's, else 51/9", metavar="MUL/SHIFT",
-                         help="Leaky slope MUL / 2**SHIFT."),
-            click.option("--override", multiple=True, metavar="PATTERN:w=BITS,a=BITS",
-                         help="Bits of the layers that match a glob pattern; may be repeated."),
-        ]
-    ):  # fmt: skip
+    for option in reversed([*_FORMAT_OPTIONS, *_ROUNDING_OPTIONS]):
+        function = option(function)
+    return function
+
+
+def qat_quant_options(function: F) -> F:
+    """Add those of `quant_options` that training leaves something to say."""
+    for option in reversed(_FORMAT_OPTIONS):
         function = option(function)
     return function
 
 
 def quant_config(options: dict[str, Any]) -> QuantConfig:
-    """Build the quantisation options from the values of `quant_options`.
+    """Build the quantisation options from the values of `quant_options` or `qat_quant_options`.
 
     Raises:
         YoloHwError: An option means nothing beside the others.
@@ -215,6 +187,8 @@ def quant_config(options: dict[str, Any]) -> QuantConfig:
         typed["overflow"] = Overflow(options["overflow"])
     if options["leaky"]:
         typed["leaky"] = _slope(options["leaky"])
+    if "adaround" in options:
+        typed |= _rounding_fields(options)
     return QuantConfig(
         target=options["target"],
         a_observer=Observer(options["observer"]),
@@ -222,13 +196,19 @@ def quant_config(options: dict[str, Any]) -> QuantConfig:
         percentile=options["percentile"],
         equalise=None if options["no_equalise"] else options["equalise"],
         equalise_by=EqualiseBy(options["equalise_by"]),
-        absorb_biases=options["absorb_biases"],
         bias_correction=not options["no_bias_correction"],
-        bias_correction_by=CorrectBy(options["bias_correction_by"]),
-        adaround=AdaRoundConfig(iterations=options["adaround"]) if options["adaround"] else None,
         overrides=tuple(Override.parse(text) for text in options["override"]),
         **typed,
     )
+
+
+def _rounding_fields(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of `QuantConfig` that `qat_quant_options` lack."""
+    return {
+        "absorb_biases": options["absorb_biases"],
+        "bias_correction_by": CorrectBy(options["bias_correction_by"]),
+        "adaround": AdaRoundConfig(iterations=options["adaround"]) if options["adaround"] else None,
+    }
 
 
 def _refuse_idle(options: dict[str, Any]) -> None:
@@ -241,7 +221,7 @@ def _refuse_idle(options: dict[str, Any]) -> None:
         refuse_unheeded(["equalise", "equalise_by"], "channels that --no-equalise leaves as they are")
     if options["equalise_by"] == EqualiseBy.WEIGHTS.value:
         refuse_unheeded(["equalise"], "channels whose weights are made even")
-    if options["no_bias_correction"]:
+    if options["no_bias_correction"] and "bias_correction_by" in options:
         refuse_unheeded(["bias_correction_by"], "biases that --no-bias-correction leaves as they are")
     if options["w_bits"] and options["a_bits"]:
         refuse_unheeded(["bits"], "word lengths that --w-bits and --a-bits give")
@@ -254,10 +234,12 @@ def _slope(text: str) -> LeakySlope:
     return LeakySlope(int(mul), int(shift))
 
 
-QUANT_NAMES = (
+QAT_QUANT_NAMES = (
     "target bits w_bits a_bits observer w_observer percentile per_tensor equalise no_equalise equalise_by "
-    "absorb_biases no_bias_correction bias_correction_by adaround signed rounding overflow leaky override"
+    "no_bias_correction signed rounding overflow leaky override"
 ).split()
+"""Parameters of `qat_quant_options`."""
+QUANT_NAMES = [*QAT_QUANT_NAMES, "absorb_biases", "bias_correction_by", "adaround"]
 """Parameters of `quant_options`."""
 
 
@@ -292,90 +274,6 @@ def refuse_unheeded(names: list[str], where: str) -> None:
     for name in names:
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise YoloHwError(f"{typed[name]} has no effect on {where}: leave it out")
-
-
-def make_runner(options: dict[str, Any]) -> HeadRunner:
-    """Build what computes the head maps from the values of `network_options` and `quant_options`.
-
-    Raises:
-        YoloHwError: The options name no network, more than one, or one that lacks what the runner needs.
-    """
-    kind = options["runner"] or ("engine" if options["bundle"] else "onnx" if options["onnx"] else "float")
-    if options["bundle"] is not None:
-        return _bundle_runner(options, kind)
-    if kind == "onnx" or options["onnx"] is not None:
-        return _onnx_runner(options, kind)
-    refuse_unheeded(["pixel_scale"] if kind == "float" else ["pixel_scale", "device"], f"--runner {kind}")
-    if options["cfg"] is None or options["weights"] is None:
-        raise YoloHwError("name a network: --cfg and --weights, or --bundle, or --cfg and --onnx")
-    if kind == "float":
-        refuse_unheeded([*QUANT_NAMES, "calib"], "the float model")
-        model = load_darknet(
-            options["cfg"],
-            options["weights"],
-            bn_eps=options["bn_eps"],
-            lenient=options["lenient"],
-            size=options["imgsz"],
-        )
-        for warning in model.network.warnings:
-            note(f"warning: {warning}")
-        return FloatRunner(model, _checked_device(options["device"]))
-    if options["calib"] is None:
-        raise YoloHwError("--runner engine needs calibration images (--calib), or a --bundle")
-    return IntRunner(quantise_on_the_fly(options))
-
-
-def _checked_device(name: str) -> str:
-    """Return a device's name if torch can compute there."""
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise YoloHwError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from None
-    return name
-
-
-def _bundle_runner(options: dict[str, Any], kind: str) -> HeadRunner:
-    if options["cfg"] or options["weights"] or options["onnx"] or kind != "engine":
-        raise YoloHwError(
-            "--bundle holds the integer network: leave out --cfg, --weights, --onnx, and --runner other than engine"
-        )
-    fixed = [*QUANT_NAMES, "calib", "bn_eps", "imgsz", "pixel_scale", "device"]
-    refuse_unheeded(fixed, "a bundle, whose numbers are fixed")
-    graph = open_bundle(options["bundle"]).plan.graph
-    check_graph(graph)
-    return IntRunner(graph)
-
-
-def _onnx_runner(options: dict[str, Any], kind: str) -> HeadRunner:
-    if kind != "onnx" or options["onnx"] is None or options["cfg"] is None or options["weights"]:
-        raise YoloHwError(
-            "an ONNX file needs --onnx and --cfg for its heads, and neither --weights nor another --runner"
-        )
-    refuse_unheeded([*QUANT_NAMES, "calib", "bn_eps", "device"], "an ONNX file")
-    network = load_network(options["cfg"], lenient=options["lenient"], size=options["imgsz"])
-    for warning in network.warnings:
-        note(f"warning: {warning}")
-    return OnnxRunner(options["onnx"], network, pixel_scale=options["pixel_scale"])
-
-
-def quantise_on_the_fly(options: dict[str, Any]) -> IntGraph:
-    """Calibrate and lower a network without exporting it."""
-    config = CompileConfig(
-        cfg=options["cfg"],
-        weights=options["weights"],
-        calib=options["calib"],
-        out=Path(""),
-        quant=quant_config(options),
-        resize=Resize(options["resize"]),
-        bn_eps=options["bn_eps"],
-        lenient=options["lenient"],
-        size=options["imgsz"],
-    )
-    with step_progress() as progress:
-        state = CompileState(config, progress)
-        run_steps(state, QUANTISE_STEPS)
-    assert state.graph is not None
-    return state.graph
 
 
 def class_names(path: Path | None, count: int) -> tuple[str, ...]:

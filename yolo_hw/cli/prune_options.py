@@ -172,17 +172,12 @@ def accelerator_of(tile: str | None) -> Accelerator | None:
     """Return what estimates cycles for a tile; None without one."""
     if tile is None:
         return None
-    config = tile_config(*AcceleratorConfig.parse_tile(tile))
+    config = AcceleratorConfig.of_tile(tile)  # with the buffers that yolo-hw compile takes if none are given
     return Accelerator((config.tm, config.tn), partial(_estimate, config))
 
 
 def _estimate(config: AcceleratorConfig, network: Network) -> CycleEstimate:
     return estimate_cycles(config, conv_windows(network))
-
-
-def tile_config(tm: int, tn: int) -> AcceleratorConfig:
-    """Return the accelerator of a tile with the buffers of ``yolo-hw compile``."""
-    return AcceleratorConfig(tm=tm, tn=tn, align=max(64, (tm | tn) & -(tm | tn)))
 
 
 def is_result_of(name: str) -> Callable[[Path], bool]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from yolo_hw.cli.options import QUANT_NAMES, FilePath, quant_config, quant_options, refuse_unheeded
+from yolo_hw.cli.options import QAT_QUANT_NAMES, FilePath, qat_quant_options, quant_config
 from yolo_hw.cli.train import run_training, train_options
 from yolo_hw.cli.train_extras import QAT, given_extras
 from yolo_hw.intgraph.target_profiles import TARGETS
@@ -17,8 +17,6 @@ from yolo_hw.quant.qat import HeadForm, NormFold, QatConfig, ScaleMethod
 
 DEFAULT = QatConfig()
 QAT_NAMES = ("w_scale", "a_scale", "norm_fold", "heads", "norms_at", "scales_at", "calib_images")
-NOT_TRAINED = ["adaround", "absorb_biases", "bias_correction_by"]
-"""Options of post-training quantisation that training takes the place of."""
 SCALES = click.Choice([method.value for method in ScaleMethod if method.power_of_two])
 FOLDS = click.Choice([fold.value for fold in NormFold if fold.folds])
 SHARE = click.FloatRange(0, 1)
@@ -29,7 +27,7 @@ SHARE = click.FloatRange(0, 1)
     epilog="Example: yolo-hw qat --cfg net.cfg --weights net.weights --data bccd/ --w-bits 4 --epochs 40 "
     "--learning-rate 2e-4 --out runs/qat",
 )
-@quant_options
+@qat_quant_options
 @click.option("--w-scale", type=SCALES, default=DEFAULT.w_scale.value, show_default=True,
               help="How the weights' fraction bits follow the training.")  # fmt: skip
 @click.option("--a-scale", type=SCALES, default=DEFAULT.a_scale.value, show_default=True,
@@ -46,13 +44,10 @@ SHARE = click.FloatRange(0, 1)
 @click.option("--calib-images", type=click.IntRange(1), default=64, show_default=True,
               help="Training images that choose the first fraction bits.")  # fmt: skip
 @click.option("--masks", type=FilePath, metavar="masks.npz", help="Weights to keep at zero, from 'yolo-hw prune'.")
-@train_options
+@train_options("The trained network: darknet weights or a checkpoint (.pt).", "runs/qat", quantised=True)
 def command(**options: Any) -> None:  # noqa: ANN401
     """Train a detector as the hardware will compute it; what is kept is the integer graph, best.graph/."""
-    refuse_unheeded(NOT_TRAINED, "training, which finds weights and biases itself")
-    refuse_unheeded(["precision"], "training in integers, whose sums need float32")
-    refuse_unheeded(["sync_batch_norm"], "batch norms in weights, whose statistics are each process's own")
-    words = {name: options[name] for name in (*QUANT_NAMES, *QAT_NAMES)}
+    words = {name: options[name] for name in (*QAT_QUANT_NAMES, *QAT_NAMES)}
     if not options["resume"]:
         quant_config(words)  # what is wrong is said before anything is read
         if words["target"] not in TARGETS:  # a file, and the run may be resumed from elsewhere

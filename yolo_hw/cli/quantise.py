@@ -12,8 +12,10 @@ import click
 import torch
 
 from yolo_hw.atomic import atomic_folder, check_replaceable
+from yolo_hw.cli.accelerator_options import BUFFER_NAMES
 from yolo_hw.cli.console import advance_all, note, print_json, print_table, progress_bar, step_progress
 from yolo_hw.cli.main import EXIT_DIFFERENCE
+from yolo_hw.cli.onnx_options import onnx_options, onnx_source
 from yolo_hw.cli.options import (
     FilePath,
     calibration_config,
@@ -26,13 +28,14 @@ from yolo_hw.cli.quantise_options import (
     AP50,
     KINDS,
     LABELLED_NAMES,
+    OUTPUT_ERROR,
+    SCORES,
     SEARCH_NAMES,
-    BitBudget,
-    budget_cost,
     sensitivity_config,
     word_length_options,
 )
-from yolo_hw.cli.quantise_score import EngineScore, open_score
+from yolo_hw.cli.quantise_prices import BitBudget, Prices, budget_pricing
+from yolo_hw.cli.quantise_score import EngineScore, OutputScore, open_score
 from yolo_hw.errors import QuantError
 from yolo_hw.evaluate.detector import FloatRunner
 from yolo_hw.intgraph.graph import IntGraph
@@ -40,14 +43,21 @@ from yolo_hw.intgraph.io import save_graph
 from yolo_hw.nn.darknet import Darknet
 from yolo_hw.pipeline import QUANTISE_STEPS, CompileState, calibrate_model, image_batches, lower_model, run_steps
 from yolo_hw.quant import bit_files
-from yolo_hw.quant.accuracy_control import AccuracyTarget, Controlled, Trial, check_long_words, control_accuracy
+from yolo_hw.quant.accuracy_control import (
+    AccuracyTarget,
+    Controlled,
+    GraphScore,
+    Trial,
+    check_long_words,
+    control_accuracy,
+)
 from yolo_hw.quant.bit_choices import ACTIVATIONS, WEIGHTS
 from yolo_hw.quant.calibrate import Calibrated
 from yolo_hw.quant.fold import trace_model
 from yolo_hw.quant.layer_report import LayerReport, measure_layers
-from yolo_hw.quant.mixed import BitChoice, Cost, choose_bits, layer_works, uniform_cost
+from yolo_hw.quant.mixed import BitChoice, choose_bits, layer_works
 from yolo_hw.quant.moments import batch_norm_moments
-from yolo_hw.quant.output_error import output_damage
+from yolo_hw.quant.output_error import OutputError, output_damage
 from yolo_hw.quant.report_files import COLUMNS, REPORT_FILE, encode_report, table_rows, verdict, write_report
 from yolo_hw.quant.report_pictures import SQNR_PICTURE, write_pictures
 from yolo_hw.quant.sensitivity import Metric, Sensitivity, SensitivityConfig, scan_sensitivity
@@ -87,6 +97,7 @@ class Subject:
     epilog="Example: yolo-hw quantise --cfg net.cfg --weights net.weights --calib calib/ --budget bytes=0.6 --out q/",
 )
 @calibration_options
+@onnx_options
 @click.option("--out", type=FilePath, required=True, help="Folder of graph, report and pictures; an older is replaced.")
 @quant_options
 @word_length_options
@@ -96,11 +107,11 @@ def command(**options: Any) -> int:  # noqa: ANN401
     budget = None if options["budget"] is None else BitBudget.parse(options["budget"])
     _refuse(options, budget)
     check_network(options)
-    config = calibration_config(options)
+    config = calibration_config(options, onnx_source(options))
     if options["max_drop"] is not None:
         check_long_words(KINDS[options["kinds"]], config.quant.profile)
     scan = sensitivity_config(options, config.quant, budget)
-    cost = None if budget is None else budget_cost(budget, options["cycles"])
+    pricing = None if budget is None else budget_pricing(budget, options)
     check_replaceable(options["out"], REPORT_FILE, _is_own)
     with step_progress() as progress:
         state = CompileState(config, progress)
@@ -108,17 +119,19 @@ def command(**options: Any) -> int:  # noqa: ANN401
     assert state.calibrated is not None
     assert state.graph is not None
     subject = Subject(state, state.calibrated, state.graph)
+    prices = None if pricing is None else pricing(state.calibrated, state.graph, scan.a_bits)
+    limit = None if budget is None or prices is None else budget.limit(prices)
     if options["data"] is not None:
         assert isinstance(state.model, Darknet)
         subject.score = open_score(options, state.model)
     if options["sensitivity"] or budget is not None or options["max_drop"] is not None:
         subject.sensitivity = _scan(subject, scan, options["log"])
-    if budget is not None and cost is not None:
-        _choose(subject, budget, cost, options["time_limit"])
+    if prices is not None and limit is not None:
+        _choose(subject, prices, limit, options["time_limit"])
     if options["max_drop"] is not None:
         _control(subject, options)
     report = _report(subject, options)
-    _write(subject, report, options["out"])
+    _write(subject, report, options)
     _print(subject, report, options)
     return EXIT_DIFFERENCE if subject.controlled is not None and not subject.controlled.reached else 0
 
@@ -133,14 +146,28 @@ def _refuse(options: dict[str, Any], budget: BitBudget | None) -> None:
     else:
         refuse_unheeded(SEARCH_NAMES, "quantisation alone, without --sensitivity, --budget or --max-drop")
     if budget is None:
-        refuse_unheeded(["cycles", "time_limit"], "quantisation without --budget")
+        refuse_unheeded(["cycles", "tile", *BUFFER_NAMES, "time_limit"], "quantisation without --budget")
     if options["max_drop"] is None:
-        refuse_unheeded(["kinds"], "quantisation without --max-drop")
-    scored = options["max_drop"] is not None or (searches and options["metric"] == AP50)
+        refuse_unheeded(["kinds", "drop_of"], "quantisation without --max-drop")
+    _refuse_scores(options, searches)
+
+
+def _refuse_scores(options: dict[str, Any], searches: bool) -> None:
+    """Refuse to measure average precision without heads or images, and images that nothing measures on."""
+    bounded = options["max_drop"] is not None and options["drop_of"] == AP50
+    scored = bounded or (searches and options["metric"] == AP50)
+    if options["onnx"] is not None and (scored or options["data"] is not None):
+        raise QuantError(
+            f"{options['onnx']}: average precision needs the detection heads of a cfg, an ONNX network has none: leave "
+            f"out --data and --metric {AP50}, and bound the outputs' error with --max-drop and --drop-of {OUTPUT_ERROR}"
+        )
     if scored and options["data"] is None:
-        raise QuantError("--max-drop and --metric ap50 measure average precision on labelled images: give --data")
+        raise QuantError(
+            "--max-drop and --metric ap50 measure average precision on labelled images: give --data, or --drop-of "
+            f"{OUTPUT_ERROR}"
+        )
     if not scored:
-        refuse_unheeded(LABELLED_NAMES, "quantisation without --max-drop or --metric ap50")
+        refuse_unheeded(LABELLED_NAMES, f"quantisation without --max-drop of {AP50} or --metric {AP50}")
 
 
 def _is_own(path: Path) -> bool:
@@ -169,14 +196,14 @@ def _log_file(folder: Path | None, name: str) -> Path | None:
     return None if folder is None else folder / name
 
 
-def _choose(subject: Subject, budget: BitBudget, cost: Cost, time_limit: float) -> None:
+def _choose(subject: Subject, prices: Prices, limit: float, time_limit: float) -> None:
     """Choose word lengths, quantise with them and measure."""
     assert subject.sensitivity is not None
     config = subject.state.config
     works = layer_works(subject.calibrated.reference)
-    uniform = uniform_cost(works, cost, config.quant.w_bits, config.quant.a_bits)
-    limit = budget.value * uniform if budget.relative else budget.value
-    choice = choose_bits(subject.sensitivity, works, cost, limit, time_limit=time_limit)
+    choice = choose_bits(
+        subject.sensitivity, works, prices.layer, limit, group_cost=prices.group, time_limit=time_limit
+    )
     chosen = replace(config, quant=replace(config.quant, overrides=choice.overrides))
     with step_progress() as progress:
         state = replace(subject.state, config=chosen, progress=progress)
@@ -185,34 +212,43 @@ def _choose(subject: Subject, budget: BitBudget, cost: Cost, time_limit: float) 
     assert state.graph is not None
     subject.calibrated, subject.graph = state.calibrated, state.graph
     measured = output_damage(state.calibrated.reference, state.graph, image_batches(state), torch.get_num_threads())
-    subject.choice = (choice, uniform, measured)
+    subject.choice = (choice, prices.uniform, measured)
 
 
 def _control(subject: Subject, options: dict[str, Any]) -> None:
     """Raise word lengths until the score is kept."""
-    model = subject.state.model
-    assert isinstance(model, Darknet)
-    assert subject.score is not None
+    state = subject.state
+    assert state.model is not None
     assert subject.sensitivity is not None
-    baseline = subject.score(FloatRunner(model))
+    score, baseline = _bounded_score(subject, options["drop_of"])
+    title = SCORES[options["drop_of"]]
     target = AccuracyTarget(baseline=baseline, max_drop=options["max_drop"], kinds=KINDS[options["kinds"]])
 
     def report(trial: Trial) -> None:
-        note(f"{trial.stage}: {len(trial.raised)} units in 16 bits, AP50 {trial.score:.3f} (float {baseline:.3f})")
+        note(f"{trial.stage}: {len(trial.raised)} units in 16 bits, {title} {trial.score:.3f} (float {baseline:.3f})")
 
-    traced = trace_model(model)
+    traced = trace_model(state.model, state.input_shape)
     subject.controlled = control_accuracy(
         traced.graph,
-        image_batches(subject.state),
-        subject.score,
+        image_batches(state),
+        score,
         target,
         sensitivity=subject.sensitivity,
-        config=subject.state.config.quant,
+        config=state.config.quant,
         moments=batch_norm_moments(traced),
         log=_log_file(options["log"], bit_files.CONTROL_FILE),
         report=report,
     )
     subject.calibrated, subject.graph = subject.controlled.calibrated, subject.controlled.graph
+
+
+def _bounded_score(subject: Subject, drop_of: str) -> tuple[GraphScore, float]:
+    """Return what ``--max-drop`` bounds, and its value in float."""
+    if drop_of == OUTPUT_ERROR:
+        return OutputScore(OutputError(subject.calibrated.reference, image_batches(subject.state))), 100.0
+    assert isinstance(subject.state.model, Darknet)
+    assert subject.score is not None
+    return subject.score, subject.score(FloatRunner(subject.state.model))
 
 
 def _report(subject: Subject, options: dict[str, Any]) -> LayerReport:
@@ -226,7 +262,7 @@ def _report(subject: Subject, options: dict[str, Any]) -> LayerReport:
         )
 
 
-def _documents(subject: Subject, report: LayerReport) -> dict[str, dict[str, Any]]:
+def _documents(subject: Subject, report: LayerReport, options: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the JSON documents by file name."""
     documents = {REPORT_FILE: encode_report(report)}
     if subject.sensitivity is not None:
@@ -235,16 +271,17 @@ def _documents(subject: Subject, report: LayerReport) -> dict[str, dict[str, Any
         choice, uniform, measured = subject.choice
         documents[bit_files.WORD_LENGTHS_FILE] = bit_files.encode_choice(choice, uniform, measured)
     if subject.controlled is not None:
-        documents[bit_files.CONTROL_FILE] = bit_files.encode_control(subject.controlled)
+        control = bit_files.encode_control(subject.controlled)
+        documents[bit_files.CONTROL_FILE] = {"drop_of": options["drop_of"], **control}
     return documents
 
 
-def _write(subject: Subject, report: LayerReport, out: Path) -> None:
+def _write(subject: Subject, report: LayerReport, options: dict[str, Any]) -> None:
     """Write everything; the folder appears complete or not at all."""
-    with atomic_folder(out, marker=REPORT_FILE, is_own=_is_own) as folder:
+    with atomic_folder(options["out"], marker=REPORT_FILE, is_own=_is_own) as folder:
         save_graph(subject.graph, folder / GRAPH_FOLDER)
         write_report(report, folder / REPORT_FILE)
-        for name, document in _documents(subject, report).items():
+        for name, document in _documents(subject, report, options).items():
             if name != REPORT_FILE:
                 bit_files.write_document(document, folder / name)
         write_pictures(report, folder)
@@ -254,7 +291,7 @@ def _write(subject: Subject, report: LayerReport, out: Path) -> None:
 
 def _print(subject: Subject, report: LayerReport, options: dict[str, Any]) -> None:
     if options["as_json"]:
-        print_json({Path(name).stem: document for name, document in _documents(subject, report).items()})
+        print_json({Path(name).stem: document for name, document in _documents(subject, report, options).items()})
         return
     if subject.sensitivity is not None and options["sensitivity"]:
         for kind in (WEIGHTS, ACTIVATIONS):
@@ -263,9 +300,10 @@ def _print(subject: Subject, report: LayerReport, options: dict[str, Any]) -> No
     if subject.choice is not None:
         _print_choice(subject, options)
     if subject.controlled is not None:
-        columns = ("trial", "in 16 bits", "AP50", "drop", "<verdict")
+        title = SCORES[options["drop_of"]]
+        columns = ("trial", "in 16 bits", title, "drop", "<verdict")
         print_table("accuracy control", columns, bit_files.trial_rows(subject.controlled), subject.controlled.verdict)
-        columns = ("unit", "<what", "rank", "damage", "AP50 without")
+        columns = ("unit", "<what", "rank", "damage", f"{title} without")
         print_table("in 16 bits", columns, bit_files.raised_rows(subject.controlled))
     print_table(f"{report.name}: {report.images} images", COLUMNS, table_rows(report), verdict(report))
     click.echo(f"{options['out']}: {', '.join(sorted(path.name for path in options['out'].iterdir()))}")

@@ -3,21 +3,20 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from yolo_hw.cli.options import FilePath, parse_budget
+from yolo_hw.cli.accelerator_options import accelerator_options
+from yolo_hw.cli.options import FilePath
+from yolo_hw.cli.quantise_prices import BitBudget
 from yolo_hw.errors import QuantError
 from yolo_hw.quant.bit_choices import ACTIVATIONS, WEIGHTS
 from yolo_hw.quant.config import QuantConfig
 from yolo_hw.quant.layer_report import HURT_DB
-from yolo_hw.quant.mixed import COSTS, BudgetKind, Cost, LayerWork
+from yolo_hw.quant.mixed import BudgetKind
 from yolo_hw.quant.sensitivity import Metric, SensitivityConfig
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -25,9 +24,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 KINDS = {"both": (WEIGHTS, ACTIVATIONS), "weights": (WEIGHTS,), "activations": (ACTIVATIONS,)}
 """--raise -> what may go to 16 bits."""
 
-AP50 = "ap50"
-METRICS = {"output-error": Metric.OUTPUT_ERROR, "curvature": Metric.CURVATURE, AP50: Metric.SCORE}
+AP50, OUTPUT_ERROR = "ap50", "output-error"
+METRICS = {OUTPUT_ERROR: Metric.OUTPUT_ERROR, "curvature": Metric.CURVATURE, AP50: Metric.SCORE}
 """--metric -> what is measured."""
+SCORES = {AP50: "AP50", OUTPUT_ERROR: "outputs %"}
+"""--drop-of -> its name in tables."""
 
 SEARCH_NAMES = ["metric", "w_choices", "a_choices", "log"]
 """Parameters of a sensitivity scan."""
@@ -46,16 +47,22 @@ def word_length_options(function: F) -> F:
                          "of the network in the bits of the options, bytes=200000 a number."),
             click.option("--cycles", type=FilePath, metavar="FILE",
                          help='For --budget cycles: JSON of layer -> {"W_BITSxA_BITS": cycles}.'),
+            accelerator_options(None, "For --budget cycles: this accelerator's own cycles, in place of a table."),
             click.option("--max-drop", type=click.FloatRange(0), metavar="POINTS",
-                         help="Raise as few layers as possible to 16 bits so that AP50 on --data falls by no more."),
+                         help="Raise as few layers as possible to 16 bits so that --drop-of falls by no more."),
+            click.option("--drop-of", type=click.Choice(list(SCORES)), default=AP50, show_default=True,
+                         help="What --max-drop bounds: AP50 on --data in points, or the squared error of the raw "
+                         "outputs on the calibration images in percent of their energy."),
             click.option("--raise", "kinds", type=click.Choice(list(KINDS)), default="both", show_default=True,
                          help="What --max-drop may raise."),
-            click.option("--metric", type=click.Choice(list(METRICS)), default="output-error", show_default=True,
+            click.option("--metric", type=click.Choice(list(METRICS)), default=OUTPUT_ERROR, show_default=True,
                          help="What damage is."),
-            click.option("--w-choices", metavar="BITS,...", help="Word lengths of weights to try. [default: 2 to 8]"),
+            click.option("--w-choices", metavar="BITS,...",
+                         help="Word lengths of weights to try. [default: 2 to 8; those of the options where --tile "
+                         "counts cycles]"),
             click.option("--a-choices", metavar="BITS,...",
                          help="Word lengths of activations to try. [default: those of the options with --budget "
-                         "bytes, 4,8 with other budgets, else 4,8,16]"),
+                         "bytes, 8,16 where --tile counts cycles, 4,8 with other budgets, else 4,8,16]"),
             click.option("--time-limit", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True,
                          help="Seconds for each run of the integer program."),
             click.option("--log", type=FilePath, help="Folder of what is measured: an interrupted search goes on."),
@@ -73,33 +80,14 @@ def word_length_options(function: F) -> F:
     return function
 
 
-@dataclass(frozen=True)
-class BitBudget:
-    """What ``--budget`` says.
-
-    Attributes:
-        kind: What is counted.
-        value: How many, or the share of the network in the word lengths of the options.
-        relative: Whether it is a share.
-    """
-
-    kind: BudgetKind
-    value: float
-    relative: bool
-
-    @classmethod
-    def parse(cls, text: str) -> BitBudget:
-        """Parse ``bytes=0.6x``, a share, or ``bytes=200000``; see `yolo_hw.cli.options.parse_budget`."""
-        kind, value, relative = parse_budget(text, [kind.value for kind in BudgetKind])
-        return cls(BudgetKind(kind), value, relative)
-
-
 def sensitivity_config(options: dict[str, Any], config: QuantConfig, budget: BitBudget | None) -> SensitivityConfig:
     """Return which word lengths are tried, and how."""
     w_bits, a_bits = SensitivityConfig().w_bits, SensitivityConfig().a_bits
     profile = config.profile
     if options["max_drop"] is not None:  # the order of layers at the bits they have is all it needs
         w_bits, a_bits = (config.w_bits,), (config.a_bits,)
+    elif budget is not None and options["tile"] is not None:  # its cycles are those of one or of two bytes per code
+        w_bits, a_bits = (config.w_bits,), (8, 16)
     elif budget is not None:
         a_bits = (config.a_bits,) if budget.kind is BudgetKind.BYTES else (4, 8)
     return SensitivityConfig(
@@ -121,37 +109,3 @@ def _bits(text: str | None, what: str) -> tuple[int, ...]:
     if not re.fullmatch("[0-9]{1,2}(,[0-9]{1,2})*", text):
         raise QuantError(f"--{what}-choices must be word lengths such as 4,8, got '{text}'")
     return tuple(int(part) for part in text.split(","))
-
-
-def budget_cost(budget: BitBudget, cycles: Path | None) -> Cost:
-    """Return what prices a layer.
-
-    Raises:
-        QuantError: Cycles are budgeted without a table, or a table is given without them.
-    """
-    if (budget.kind is BudgetKind.CYCLES) != (cycles is not None):
-        raise QuantError("--budget cycles needs a table of cycles, and only that: give --cycles FILE")
-    return COSTS[budget.kind] if cycles is None else cycle_table(cycles)
-
-
-def cycle_table(path: Path) -> Cost:
-    """Read a table of cycles: ``{"conv_0": {"8x8": 1200, "4x8": 600}}``, weights x activations.
-
-    Raises:
-        QuantError: The file is no such table; when a layer is priced, that it lacks an entry.
-    """
-    try:
-        table = json.loads(path.read_text("utf-8"))
-        cycles = {(name, key): float(value) for name, row in table.items() for key, value in row.items()}
-        if not all(0 <= value < float("inf") for value in cycles.values()):
-            raise ValueError
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        raise QuantError(f'{path}: must be JSON of layer -> {{"W_BITSxA_BITS": cycles}}, cycles at least 0') from None
-
-    def price(layer: LayerWork, w_bits: int, a_bits: int) -> float:
-        key = f"{w_bits}x{a_bits}"
-        if (layer.name, key) not in cycles:
-            raise QuantError(f"{path}: has no cycles of {layer.name} with {key} bits (weights x activations)")
-        return cycles[layer.name, key]
-
-    return price

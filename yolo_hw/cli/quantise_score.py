@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AP50 on labelled images, of the float network, of parts of it in integers, and of integer graphs."""
+"""What a network is worth: AP50 on labelled images, or how near its raw outputs are to those in float."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from yolo_hw.evaluate.int_runner import IntRunner
 from yolo_hw.intgraph.graph import IntGraph
 from yolo_hw.nn.darknet import Darknet
 from yolo_hw.prune.search_data import DetectorScore
+from yolo_hw.quant.output_error import OutputError
 from yolo_hw.train.callbacks import MEASURING
 
 
@@ -40,6 +41,21 @@ class EngineScore:
         return self._score.identity
 
 
+class OutputScore:
+    """Integer graph -> what is left of the energy of the raw outputs without the error's, in percent."""
+
+    identity = "outputs"
+    """Network and images, which it depends on, whoever keeps a log knows."""
+
+    def __init__(self, error: OutputError) -> None:
+        """Remember what measures the error."""
+        self._error = error
+
+    def __call__(self, graph: IntGraph) -> float:
+        """Return the score, 100 where all outputs are as in float."""
+        return 100 * (1 - self._error(graph, torch.get_num_threads()))
+
+
 def open_score(options: dict[str, Any], model: Darknet) -> EngineScore:
     """Open what ``--data`` names.
 
@@ -48,7 +64,10 @@ def open_score(options: dict[str, Any], model: Darknet) -> EngineScore:
         DataError: There is no image, or none with an object of the network's classes.
     """
     if not model.network.heads:
-        raise QuantError(f"{model.network.name}: average precision needs a detection head, the network has none")
+        raise QuantError(
+            f"{model.network.name}: average precision needs a detection head, the network has none: --drop-of "
+            "output-error does without"
+        )
     classes = model.network.heads[0].spec.classes
     names = class_names(options["names"], classes) if options["names"] is not None else ()
     dataset = open_dataset(options["data"], names or None, split=options["split"], usual_split="val")

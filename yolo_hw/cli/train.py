@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import torch
@@ -25,7 +25,9 @@ from yolo_hw.train.distributed import join_world
 from yolo_hw.train.run import TrainedDetector, train_detector
 from yolo_hw.train.run_options import DetectorRun, read_run
 
-RUN, FIT, AUGMENT = DetectorRun, TrainConfig(), AugmentConfig()
+F = TypeVar("F", bound=Callable[..., Any])
+
+FIT, AUGMENT = TrainConfig(), AugmentConfig()
 SHARE = click.FloatRange(0, 1)
 POSITIVE = click.FloatRange(0)
 COUNT = click.IntRange(1)
@@ -50,17 +52,15 @@ def _loss_fields(_: click.Context, __: click.Parameter, words: tuple[str, ...]) 
     return found
 
 
-OPTIONS = [
+_SOURCE_OPTIONS = [
     click.option("--cfg", type=FilePath, help="Darknet cfg of the network."),
     click.option("--data", type=FilePath, help="Training images with labels, any format of 'yolo-hw data'."),
     click.option("--train-split", help="Part of --data to train on: a split's name or a list file."),
     click.option("--val", type=FilePath, help="Images to measure on, where --data does not have them."),
     click.option("--val-split", help="Part of the validation images."),
     click.option("--names", type=FilePath, help="Class names, one per line, where the data have none."),
-    click.option("--weights", type=FilePath, help="Where to start: darknet weights, whole or of the first layers, or "
-                 "a checkpoint (.pt). Default: drawn anew."),
-    click.option("--out", type=FilePath, default=Path("runs/train"), show_default=True,
-                 help="Folder for all results; must not hold a run."),
+]  # fmt: skip
+_FIT_OPTIONS = [
     click.option("--resume", type=FilePath, metavar="FOLDER", help="Go on with the run in this folder, nothing else."),
     click.option("--imgsz", metavar="SIZE|HxW", callback=image_size, help="Input height and width, not the cfg's."),
     click.option("--resize", type=_choice(Resize), default=Resize.STRETCH.value, show_default=True,
@@ -86,10 +86,8 @@ OPTIONS = [
                  help="Of the averaged weights; 0 switches them off."),
     click.option("--freeze", multiple=True, metavar="PATTERN", help="Modules to leave as they are, such as "
                  "'blocks.conv_*'; may be repeated."),
-    click.option("--precision", type=_choice(Precision), default=FIT.precision.value, show_default=True),
     click.option("--loss", "losses", multiple=True, metavar="NAME=VALUE", callback=_loss_fields,
                  help="A field of LossConfig or RegionConfig in place of the cfg's, as box_loss=giou; repeatable."),
-    click.option("--sync-batch-norm", "--sync-bn", is_flag=True, help="Statistics over all processes."),
     click.option("--device", default=FIT.device, show_default=True, help="cpu, cuda or cuda:N."),
     click.option("--workers", type=click.IntRange(0), default=FIT.workers, show_default=True,
                  help="Processes that prepare batches."),
@@ -119,13 +117,35 @@ OPTIONS = [
                  help="Last epochs without mosaic and mixup."),
     click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON."),
 ]  # fmt: skip
+_FLOAT_OPTIONS = [
+    click.option("--precision", type=_choice(Precision), default=FIT.precision.value, show_default=True),
+    click.option("--sync-batch-norm", "--sync-bn", is_flag=True, help="Statistics over all processes."),
+]  # fmt: skip
+"""Of training in float alone."""
 
 
-def train_options(function: Any) -> Any:  # noqa: ANN401
-    """Add the options of a training run."""
-    for option in reversed(OPTIONS):
-        function = option(function)
-    return function
+def train_options(weights: str, out: str, *, quantised: bool = False) -> Callable[[F], F]:
+    """Return what adds the options of a training run.
+
+    Args:
+        weights: What is said of ``--weights``.
+        out: Usual folder of the results.
+        quantised: Leave out what means nothing to training in integers, whose sums need float32 and whose batch norms
+            are in the weights.
+    """
+    own = [
+        click.option("--weights", type=FilePath, help=weights),
+        click.option("--out", type=FilePath, default=Path(out), show_default=True,
+                     help="Folder for all results; must not hold a run."),
+    ]  # fmt: skip
+    options = [*_SOURCE_OPTIONS, *own, *([] if quantised else _FLOAT_OPTIONS), *_FIT_OPTIONS]
+
+    def add(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
 
 
 @click.command(
@@ -137,7 +157,10 @@ def train_options(function: Any) -> Any:  # noqa: ANN401
               "1e-4:cosine. Words: constant, linear, cosine; l1, fixed-norm; warmup=SHARE; method=NAME, the method of "
               "'yolo-hw prune' that will judge by them.")  # fmt: skip
 @click.option("--masks", type=FilePath, metavar="masks.npz", help="Weights to keep at zero, from 'yolo-hw prune'.")
-@train_options
+@train_options(
+    "Where to start: darknet weights, whole or of the first layers, or a checkpoint (.pt). Default: drawn anew.",
+    "runs/train",
+)
 def command(**options: Any) -> None:  # noqa: ANN401
     """Train a detector; flips, mosaic and the like are chances, hue to shear the largest change."""
     run_training(options, given_extras(options["sparsity"], options["masks"]), "best.cfg, best.weights, best.names")
@@ -169,7 +192,7 @@ def _run_of(options: dict[str, Any], extras: dict[str, str]) -> DetectorRun:
     augment = AugmentConfig(**{name: options[name] for name in vars(AUGMENT) if name in options})
     chosen = {name: options[name] for name in vars(FIT) if name in options}
     enums = {"optimizer": Optimizer, "schedule": Schedule, "precision": Precision}
-    chosen |= {name: enum(options[name]) for name, enum in enums.items()}
+    chosen |= {name: enum(options[name]) for name, enum in enums.items() if name in options}
     try:
         chosen["milestones"] = tuple(float(part) for part in options["milestones"].split(","))
     except ValueError:

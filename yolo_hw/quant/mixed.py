@@ -7,7 +7,7 @@ for every format group g and its bits a variable ``z[g, a]``, all 0 or 1:
     minimise    sum damage_w[l, w] y[l, w, a] + sum damage_a[g, a] z[g, a]
     such that   sum_w y[l, w, a] = z[g(l), a]       the layer reads what its group has
                 sum_a z[g, a] = 1                   one word length per group
-                sum cost[l, w, a] y[l, w, a] <= budget
+                sum cost[l, w, a] y[l, w, a] + sum cost[g, a] z[g, a] <= budget
 
 The solver's tolerances are taken out: every answer is priced again exactly and, if it is over the budget, excluded;
 options that cannot be part of an optimum leave before a second run whose scale fits what is left.
@@ -73,6 +73,8 @@ class LayerWork:
 
 Cost = Callable[[LayerWork, int, int], float]
 """Layer, bits of its weights, bits of what it reads -> cost."""
+GroupCost = Callable[[Unit, int], float]
+"""Group of activations, its bits -> what it costs beside the layers that read it, such as moves and sums."""
 
 
 def layer_bytes(layer: LayerWork, w_bits: int, a_bits: int) -> int:
@@ -141,6 +143,7 @@ def choose_bits(
     cost: Cost,
     budget: float,
     *,
+    group_cost: GroupCost | None = None,
     time_limit: float | None = None,
 ) -> BitChoice:
     """Choose a word length for every unit: the least sum of damages within the budget.
@@ -150,6 +153,7 @@ def choose_bits(
         works: The layers, see `layer_works`.
         cost: Price of a layer.
         budget: What all layers may cost together.
+        group_cost: Price of a group of activations beside them; by default nothing.
         time_limit: Seconds for each run of the solver; the answer then says how far from the optimum it may be.
 
     Returns:
@@ -158,7 +162,7 @@ def choose_bits(
     Raises:
         QuantError: The budget is below the cheapest choice, which is named, or the time was too short for any.
     """
-    program = _Program(sensitivity, works, cost)
+    program = _Program(sensitivity, works, cost, group_cost)
     first = program.solve(program.damage, budget, time_limit)
     if first is None:
         cheapest = program.solve(program.cost, math.inf, time_limit)
@@ -185,7 +189,9 @@ class _Answer:
 class _Program:
     """The integer program; one column per option, those of layers before those of groups."""
 
-    def __init__(self, sensitivity: Sensitivity, works: Sequence[LayerWork], cost: Cost) -> None:
+    def __init__(
+        self, sensitivity: Sensitivity, works: Sequence[LayerWork], cost: Cost, group_cost: GroupCost | None
+    ) -> None:
         units = {unit.label: unit for unit in sensitivity.units}
         groups = [unit for unit in sensitivity.units if unit.kind == ACTIVATIONS]
         # Targets on which the inputs of an add have one format join groups that are apart elsewhere.
@@ -218,7 +224,7 @@ class _Program:
                 choices.append(len(self.options))
                 self.options.append((unit, a))
                 damages.append(damage)
-                costs.append(0.0)
+                costs.append(0.0 if group_cost is None else float(group_cost(unit, a)))
             self.rows.equal(dict.fromkeys(choices, 1.0), 1)
         for key, layers in readers.items():
             for columns in layers:

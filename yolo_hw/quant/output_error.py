@@ -16,36 +16,56 @@ from yolo_hw.quant.execute import float_parameters, image_tensor, run_folded
 from yolo_hw.quant.folded import FoldedGraph
 
 
-def output_damage(reference: FoldedGraph, graph: IntGraph, batches: Sequence[ImageBatch], threads: int = 1) -> float:
-    """Return ``sum (y' - y)**2 / sum y**2`` over all images, the mean over the outputs.
+class OutputError:
+    """Integer graph -> ``sum (y' - y)**2 / sum y**2`` over all images, the mean over the outputs.
 
     What `yolo_hw.quant.sensitivity.Metric.OUTPUT_ERROR` is of one unit, of the whole network.
-
-    Args:
-        reference: The float network.
-        graph: The integer one.
-        batches: Images [N, H, W, C] uint8.
-        threads: Of the engine.
-
-    Raises:
-        QuantError: The outputs are of other names, or all zero in float.
     """
-    names = [name for name, _ in reference.outputs]
-    if names != [output.tensor for output in graph.outputs]:
-        raise QuantError(f"{graph.name}: the outputs must be those of the float network, {', '.join(names)}")
-    engine, parameters = Engine(graph, threads=threads), float_parameters(reference)
-    error, energy = np.zeros(len(names)), np.zeros(len(names))
-    for batch in batches:
-        with torch.inference_mode():
-            maps = {
-                r.node.name: r.out
-                for r in run_folded(reference, image_tensor(batch), parameters)
-                if r.node.name in names
-            }
-        for i, (name, codes) in enumerate(zip(names, engine.run_batch(batch.transpose(0, 3, 1, 2)), strict=True)):
-            exact = maps[name].double().numpy()
-            error[i] += ((codes * graph.tensors[name].fmt.step - exact) ** 2).sum()
-            energy[i] += (exact**2).sum()
-    if not energy.any():
-        raise QuantError(f"{graph.name}: the outputs must not all be zero on all images")
-    return float((error[energy > 0] / energy[energy > 0]).mean())
+
+    def __init__(self, reference: FoldedGraph, batches: Sequence[ImageBatch]) -> None:
+        """Run the float network.
+
+        Args:
+            reference: It.
+            batches: Images [N, H, W, C] uint8.
+
+        Raises:
+            QuantError: The outputs are all zero.
+        """
+        self._names = [name for name, _ in reference.outputs]
+        self._batches, self._exact = list(batches), []
+        parameters = float_parameters(reference)
+        for batch in self._batches:
+            with torch.inference_mode():
+                results = run_folded(reference, image_tensor(batch), parameters)
+                maps = {r.node.name: r.out.numpy() for r in results if r.node.name in self._names}
+            self._exact.append([maps[name] for name in self._names])
+        self._energy = np.sum([[(y.astype(np.float64) ** 2).sum() for y in maps] for maps in self._exact], axis=0)
+        if not self._energy.any():
+            raise QuantError(f"{reference.name}: the outputs must not all be zero on all images")
+
+    def __call__(self, graph: IntGraph, threads: int = 1) -> float:
+        """Return the error of a graph.
+
+        Args:
+            graph: The network in integers.
+            threads: Of the engine.
+
+        Raises:
+            QuantError: Its outputs are of other names.
+        """
+        if self._names != [output.tensor for output in graph.outputs]:
+            known = ", ".join(self._names)
+            raise QuantError(f"{graph.name}: the outputs must be those of the float network, {known}")
+        engine, error = Engine(graph, threads=threads), np.zeros(len(self._names))
+        for batch, maps in zip(self._batches, self._exact, strict=True):
+            found = engine.run_batch(batch.transpose(0, 3, 1, 2))
+            for i, (name, exact, codes) in enumerate(zip(self._names, maps, found, strict=True)):
+                error[i] += ((codes * graph.tensors[name].fmt.step - exact.astype(np.float64)) ** 2).sum()
+        counted = self._energy > 0
+        return float((error[counted] / self._energy[counted]).mean())
+
+
+def output_damage(reference: FoldedGraph, graph: IntGraph, batches: Sequence[ImageBatch], threads: int = 1) -> float:
+    """Return the `OutputError` of one graph."""
+    return OutputError(reference, batches)(graph, threads)
