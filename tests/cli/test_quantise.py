@@ -33,7 +33,8 @@ def test_a_graph_a_report_and_pictures(files, tmp_path):
     assert {node.w_bits for node in graph.nodes if node.op == "conv2d"} == {6}
     report = read_report(tmp_path / "q" / "quant_report.json")
     assert all(layer["name"] in printed for layer in report["layers"])
-    names = {"graph/graph.json", "graph/params.npz", "quant_report.json", "sqnr.png", "histograms_01.png", "weights_01.png"}
+    pictures = {"sqnr.png", "histograms_01.png", "weights_01.png"}
+    names = {"graph/graph.json", "graph/params.npz", "quant_report.json", *pictures}
     assert set(contents(tmp_path / "q")) == names
     first = contents(tmp_path / "q")
     run_well(files, tmp_path / "q", "--bits", 6)  # takes the place of the older one
