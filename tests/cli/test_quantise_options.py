@@ -58,4 +58,4 @@ def test_what_counts_as_hurting(network, files, tmp_path, decibels):
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)["quant_report"]
     assert report["hurt_db"] == decibels
-    assert (report["first_hurt"] is None) == (decibels == 1000)
+    assert (report["first_hurt"] is None) == (decibels == 0)
