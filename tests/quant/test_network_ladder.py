@@ -58,7 +58,7 @@ def test_not_one_code_differs(row):
     model = QUANTISED[row["network"]].model()
     config = QuantConfig(**{name: row[name] for name in ("target", "w_bits", "a_bits", "rounding", "overflow")})
     image = make_images(model, 1, seed=9)[0]
-    dead = 4 in (row["w_bits"], row["a_bits"])  # random weights may vanish; trained ones do not, see test_real_ladder.py
+    dead = 4 in (row["w_bits"], row["a_bits"])  # random weights may vanish; test_real_ladder.py has trained ones
     if row["method"] == "calibrated":
         graph = assert_calibrated(calibrate_net(model, config), image, may_be_dead=dead)
     else:
