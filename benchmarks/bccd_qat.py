@@ -225,12 +225,12 @@ def curve_of(fold: NormFold, study: Study) -> Row:
 def draw(curves: Sequence[Row], path: Path) -> None:
     """Draw precision over epochs, one line for every way to fold, and the freeze."""
     figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
-    for row in curves:
+    for row in sorted(curves, key=lambda row: list(COLOURS).index(str(row["curve"]))):
         epochs, values = zip(*row["points"], strict=True)  # type: ignore[call-overload]
         name = str(row["curve"])
         axes.plot(epochs, values, "o-", markersize=3, color=COLOURS[name], label=name)
         axes.axvline(row["frozen_at"], color="black", linewidth=0.8, linestyle=":")  # type: ignore[arg-type]
-    axes.set(xlabel="epoch; batch norms rest from the dotted line on", ylabel="AP50", ylim=(0, 1))
+    axes.set(xlabel="epoch; batch norms rest from the dotted line on", ylabel="AP50")
     axes.grid(alpha=0.3)
     axes.legend(title="batch norms")
     path.parent.mkdir(parents=True, exist_ok=True)

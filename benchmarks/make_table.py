@@ -254,19 +254,19 @@ def bccd_summary() -> str:
     whole, pruned = pruning["unpruned"]["params"], pruning["regular"]["params"]
     start = {figure: qat["float"][f"{figure}_before"] for figure in ("ap50", "ap")}
     steps = {
-        "trained": (whole, 32, start),
-        "in 8 bits": (whole, 8, qat["qat8"]),
-        "in 8 bits, heads in 16": (whole, 8, qat["qat8-wide-heads"]),
-        "pruned": (pruned, 32, pruning["regular"]),
-        "pruned, in 8 bits": (pruned, 8, qat["qat8-pruned"]),
-        "pruned, in 8 bits, heads in 16": (pruned, 8, qat["qat8-wide-heads-pruned"]),
-        "pruned, weights in 4 bits": (pruned, 4, qat["qat-w4a8-pruned"]),
+        "trained": (whole, qat["float"] | start),
+        "in 8 bits": (whole, qat["qat8"]),
+        "in 8 bits, heads in 16": (whole, qat["qat8-wide-heads"]),
+        "pruned": (pruned, qat["float"] | {figure: pruning["regular"][figure] for figure in start}),
+        "pruned, in 8 bits": (pruned, qat["qat8-pruned"]),
+        "pruned, in 8 bits, heads in 16": (pruned, qat["qat8-wide-heads-pruned"]),
+        "pruned, weights in 4 bits": (pruned, qat["qat-w4a8-pruned"]),
     }
     body = [
-        (name, f"{params:,}", f"{params * bits / 8 / 1024:,.0f}", _percent(row["ap50"]), _percent(row["ap"]))
-        for name, (params, bits, row) in steps.items()
+        (name, f"{params:,}", f"{row['w_bits']}/{row['a_bits']}", _percent(row["ap50"]), _percent(row["ap"]))
+        for name, (params, row) in steps.items()
     ]
-    return table(("network", "parameters", "weights, KiB", "AP50, %", "AP50:95, %"), body)
+    return table(("network", "parameters", "bits w/a", "AP50, %", "AP50:95, %"), body)
 
 
 TABLES: dict[str, Callable[[], str]] = {
