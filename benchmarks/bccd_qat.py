@@ -113,6 +113,7 @@ VARIANTS = {
     "qat8-wide-heads": Variant((8, 8), QatConfig(heads=HeadForm.WIDE)),
     "qat-w4a8": Variant((4, 8), QatConfig()),
     "qat4": Variant((4, 4), QatConfig()),
+    "qat4-wide-heads": Variant((4, 4), QatConfig(heads=HeadForm.WIDE)),
     "google8": _theirs(ScaleMethod.GOOGLE_FLOAT, 8, NormFold.NONE, THEIRS),
     "google8-fold": _theirs(ScaleMethod.GOOGLE_FLOAT, 8, NormFold.BATCH, THEIRS),
     "google8-pow2": _theirs(ScaleMethod.GOOGLE, 8, NormFold.NONE, THEIRS),
