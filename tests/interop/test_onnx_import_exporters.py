@@ -171,3 +171,27 @@ def test_a_scaling_of_more_than_channels_keeps_the_file_s_order(constant, tmp_pa
     nodes += [node("Relu", ["first"], "y")]
     path = write_model(tmp_path / "m.onnx", nodes, {"c": constant}, shape=(1, 9, 7, 3))
     assert tuple(import_onnx(path, keep_tail=True).input_shape) == (9, 7, 3)
+
+
+def test_a_constant_that_scales_an_image_twice(tmp_path):
+    nodes = [node("Mul", ["x", "c"], "a"), node("Add", ["a", "c"], "b"), node("Transpose", ["b"], "first", perm=FIRST)]
+    path = write_model(
+        tmp_path / "m.onnx", [*nodes, node("Relu", ["first"], "y")], {"c": numbers(3)}, shape=(1, 9, 7, 3)
+    )
+    x = numbers(1, 9, 7, 3)
+    found = module_outputs(import_onnx(path, keep_tail=True).model, np.ascontiguousarray(x.transpose(FIRST)))
+    assert_close(runtime(path, x), found)
+
+
+@pytest.mark.parametrize("cycle", [False, True])
+def test_no_image_is_followed_in_a_file_that_is_none(cycle, tmp_path):
+    """Three extents turned as if they were four; a tensor that is made of itself."""
+    if cycle:
+        nodes = [node("Mul", ["x", "c"], "a"), node("Mul", ["a", "c"], "b"), node("Mul", ["b", "c"], "a")]
+        nodes += [node("Relu", ["c"], "y")]
+    else:
+        nodes = [node("Transpose", ["x"], "y", perm=FIRST)]
+    shape = (1, 9, 7, 3) if cycle else (1, 9, 7)
+    path = write_model(tmp_path / "m.onnx", nodes, {"c": numbers(3)}, shape=shape, infer=[False])
+    with pytest.raises(OnnxError, match=r"m\.onnx: (not a valid ONNX model|input 'x': must be images)"):
+        import_onnx(path, keep_tail=True)

@@ -20,22 +20,28 @@ def put_channels_first(model: onnx.ModelProto) -> str | None:
 
     Args:
         model: Its first transpositions are taken out and the constants ahead of them turned; left as it is where the
-            image goes anywhere else.
+            image goes anywhere else. It need not be a valid model, which is checked later.
 
     Returns:
         What was changed, in a sentence; None if nothing was.
     """
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     images = [value for value in model.graph.input if value.name not in constants]
-    found = None if len(images) != 1 else _ahead_of_turns(model, images[0].name, constants)
+    if len(images) != 1 or len(images[0].type.tensor_type.shape.dim) != len(TO_CHANNELS_FIRST):
+        return None
+    (image,) = images
+    found = _ahead_of_turns(model, image.name, constants)
     if found is None:
         return None
-    (image,), (scalings, turns) = images, found
+    scalings, turns = found
+    turned: dict[str, onnx.TensorProto] = {}
     for node in scalings:
         for i, name in enumerate(node.input):
             if name in constants:
-                node.input[i] = f"{name}, channels first"
-                model.graph.initializer.append(_turned(constants[name], node.input[i]))
+                if name not in turned:
+                    turned[name] = _turned(constants[name])
+                node.input[i] = turned[name].name
+    model.graph.initializer.extend(turned.values())
     for node in turns:
         node.op_type = "Identity"
         del node.attribute[:]
@@ -57,10 +63,10 @@ def _ahead_of_turns(
         for node in readers:
             if _is_turn(node):
                 turns.append(node)
-            elif _is_scaling(node, tensor, constants):
+            elif _is_scaling(node, tensor, constants) and node.output[0] not in reached:
                 scalings.append(node)
                 reached.append(node.output[0])
-            else:
+            else:  # a tensor that is reached again is made twice, or of itself
                 return None
     return scalings, turns
 
@@ -74,12 +80,12 @@ def _is_scaling(node: onnx.NodeProto, tensor: str, constants: Tensors) -> bool:
     """Whether a node scales every channel of a tensor by one number of its own."""
     others = [constants.get(name) for name in node.input if name != tensor]
     channelwise = [x is not None and len(x.dims) <= len(TO_CHANNELS_FIRST) and set(x.dims[:-1]) <= {1} for x in others]
-    return node.op_type in SCALINGS and not node.domain and channelwise == [True]
+    return node.op_type in SCALINGS and not node.domain and len(node.output) == 1 and channelwise == [True]
 
 
-def _turned(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
+def _turned(tensor: onnx.TensorProto) -> onnx.TensorProto:
     """Return [..., C] as [C, 1, 1], which meets the channels of [N, C, H, W]; a wrong size stays one."""
     turned = onnx.TensorProto()
     turned.CopyFrom(tensor)
-    turned.name, turned.dims[:] = name, [*(tensor.dims or [1])[-1:], 1, 1]
+    turned.name, turned.dims[:] = f"{tensor.name}, channels first", [*(tensor.dims or [1])[-1:], 1, 1]
     return turned
