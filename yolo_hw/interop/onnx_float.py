@@ -89,12 +89,11 @@ def float_model(
     batch: int | None = 1,
 ) -> onnx.ModelProto:
     """Return the model that `export_float_onnx` writes."""
-    if keep_batch_norm and not isinstance(model, Darknet):
-        kind = type(model).__name__
-        raise ExportError(
-            f"only a Darknet model has batch norms that can be kept, got {kind}: fold them, or use torch's"
-        )
-    norms = _norms(model) if keep_batch_norm and isinstance(model, Darknet) else {}
+    norms: dict[str, Norm] = {}
+    if keep_batch_norm:
+        if not isinstance(model, Darknet):
+            raise ExportError(f"only a Darknet model has batch norms that can be kept, got {type(model).__name__}")
+        norms = _norms(model)
     graph, gain = _folded(model, input_shape)
     form = _FloatForm(graph, norms, gain, batch)
     for node in graph.nodes:

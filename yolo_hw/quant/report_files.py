@@ -13,7 +13,7 @@ from yolo_hw.atomic import atomic_file
 from yolo_hw.errors import QuantError
 from yolo_hw.intgraph.io import json_bytes, read_json
 from yolo_hw.intgraph.schema import first_violation
-from yolo_hw.quant.layer_report import LayerReport, LayerRow
+from yolo_hw.quant.layer_report import LayerReport, LayerRow, WeightRow
 from yolo_hw.quant.layer_statistics import Clipping, Likeness
 
 REPORT_FILE = "quant_report.json"
@@ -131,7 +131,7 @@ def _cells(row: LayerRow, mark: str) -> tuple[str, ...]:
         row.op,
         str(row.fmt),
         "" if w is None else str(w.bits),
-        "" if w is None else (str(w.frac_min) if w.frac_min == w.frac_max else f"{w.frac_min}..{w.frac_max}"),
+        "" if w is None else show_fracs(w),
         "" if w is None else show_db(w.sqnr_db),
         show_db(row.isolated.sqnr_db),
         show_db(row.accumulated.sqnr_db),
@@ -140,6 +140,12 @@ def _cells(row: LayerRow, mark: str) -> tuple[str, ...]:
         f"{100 * (row.clipping.low_share + row.clipping.high_share):.3f}",
         f"{100 * row.clipping.unused:.1f}",
     )
+
+
+def show_fracs(weights: WeightRow) -> str:
+    """Format the fraction bits of all output channels."""
+    low, high = weights.frac_min, weights.frac_max
+    return str(low) if low == high else f"{low}..{high}"
 
 
 def show_db(value: float) -> str:

@@ -17,7 +17,7 @@ from yolo_hw.atomic import atomic_file
 from yolo_hw.fixedpoint import FixedPoint
 from yolo_hw.quant.layer_report import LayerReport, LayerRow, WeightRow
 from yolo_hw.quant.layer_statistics import Histogram
-from yolo_hw.quant.report_files import show_db
+from yolo_hw.quant.report_files import show_db, show_fracs
 
 SQNR_PICTURE = "sqnr.png"
 HISTOGRAMS = "histograms_{:02d}.png"
@@ -105,8 +105,7 @@ def output_panel(row: LayerRow) -> Panel:
 
 def weight_panel(name: str, weights: WeightRow) -> Panel:
     """Return the histogram of a layer's weights."""
-    fracs = f"{weights.frac_min}" if weights.frac_min == weights.frac_max else f"{weights.frac_min}..{weights.frac_max}"
-    title = f"{name}  {weights.bits} bits, frac {fracs}\n{show_db(weights.sqnr_db)} dB"
+    title = f"{name}  {weights.bits} bits, frac {show_fracs(weights)}\n{show_db(weights.sqnr_db)} dB"
     return Panel(weights.histogram, weights.fmt, title)
 
 

@@ -107,8 +107,8 @@ class QatModel(nn.Module):
         self.register_buffer("calibrated", torch.tensor(False))
         self._calibrated = Flag()
         self.obstacle = self._find_obstacle()
-        for source in traced.sources.values():
-            self.to(source.weight.device)
+        for device in {source.weight.device for source in traced.sources.values()}:
+            self.to(device)
 
     def _activation_quantiser(self, producers: tuple[str, ...], bits: int, signed: bool) -> Quantiser:
         grid = Grid(bits, signed, self.config.rounding, self.config.overflow)
