@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from hls_export.config import AcceleratorConfig
+from yolo_hw.cli.add_options import add_options
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,9 +35,7 @@ def accelerator_options(tile: str | None, about: str) -> Callable[[F], F]:
     ]  # fmt: skip
 
     def add(function: F) -> F:
-        for option in reversed(options):
-            function = option(function)
-        return function
+        return add_options(function, options)
 
     return add
 

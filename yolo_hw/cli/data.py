@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from yolo_hw.atomic import atomic_folder, check_replaceable
+from yolo_hw.cli.add_options import add_options
 from yolo_hw.cli.console import advance_all, note, print_json, print_table, progress_bar
 from yolo_hw.cli.main import EXIT_DIFFERENCE
 from yolo_hw.cli.options import F, FilePath
@@ -55,9 +56,7 @@ def source_options(*, split: bool = True) -> Callable[[F], F]:
         ]
         if split:
             options.append(click.option("--split", help="train, val, ... or a list of images; default: all images."))
-        for option in reversed(options):
-            function = option(function)
-        return function
+        return add_options(function, options)
 
     return add
 

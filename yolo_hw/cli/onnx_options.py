@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from yolo_hw.cli.add_options import add_options
 from yolo_hw.cli.options import FilePath, refuse_unheeded
 from yolo_hw.errors import YoloHwError
 from yolo_hw.interop.onnx_import import InputConvention
@@ -31,19 +32,16 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str) -> 
 
 def onnx_options(function: F) -> F:
     """Add the options of an ONNX file: --onnx, --outputs, --input-scale, --mean, --std."""
-    for option in reversed(
-        [
-            click.option("--onnx", type=FilePath, help="A float ONNX model, instead of cfg and weights."),
-            click.option("--outputs", multiple=True, metavar="NAME", help="Tensor or node (glob) where the ONNX net "
-                         "ends; may be repeated. Default: the last maps before its decoding."),
-            click.option("--input-scale", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True,
-                         help="What the ONNX network takes: (scale * pixel / 255 - mean) / std; 255 for pixels."),
-            click.option("--mean", default="0", show_default=True, callback=_numbers, help="One, or per channel."),
-            click.option("--std", default="1", show_default=True, callback=_numbers, help="One, or per channel."),
-        ]
-    ):  # fmt: skip
-        function = option(function)
-    return function
+    options = [
+        click.option("--onnx", type=FilePath, help="A float ONNX model, instead of cfg and weights."),
+        click.option("--outputs", multiple=True, metavar="NAME", help="Tensor or node (glob) where the ONNX net "
+                     "ends; may be repeated. Default: the last maps before its decoding."),
+        click.option("--input-scale", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True,
+                     help="What the ONNX network takes: (scale * pixel / 255 - mean) / std; 255 for pixels."),
+        click.option("--mean", default="0", show_default=True, callback=_numbers, help="One, or per channel."),
+        click.option("--std", default="1", show_default=True, callback=_numbers, help="One, or per channel."),
+    ]  # fmt: skip
+    return add_options(function, options)
 
 
 def onnx_source(options: dict[str, Any]) -> OnnxSource | None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from yolo_hw.cli.add_options import add_options
 from yolo_hw.data.dataset import read_names
 from yolo_hw.data.preprocess import Resize
 from yolo_hw.errors import YoloHwError, nearest
@@ -48,27 +49,24 @@ def image_size(context: click.Context, parameter: click.Parameter, value: str | 
 
 def calibration_options(function: F) -> F:
     """Add the options that name a float network and its calibration images."""
-    for option in reversed(
-        [
-            click.option("--cfg", type=FilePath, help="Darknet cfg."),
-            click.option("--weights", type=FilePath, help="Darknet weights."),
-            click.option("--random-weights", is_flag=True,
-                         help="Take random weights, to try a cfg without a trained network."),
-            click.option("--calib", type=FilePath, required=True,
-                         help="Calibration images: a folder, an image or a list."),
-            click.option("--max-calib", type=click.IntRange(1), default=48, show_default=True,
-                         help="Calibration images at most."),
-            click.option("--imgsz", metavar="SIZE|HxW", callback=image_size,
-                         help="Input height and width: not the cfg's, or where an ONNX file leaves them free."),
-            click.option("--resize", type=click.Choice([r.value for r in Resize]), default="stretch",
-                         show_default=True, help="How images are brought to the network's size."),
-            click.option("--bn-eps", type=BatchNormEpsilon, default=DARKNET_BN_EPS, show_default=True,
-                         help="Batch-norm epsilon."),
-            click.option("--lenient", is_flag=True, help="Skip unknown training keys of the cfg with a warning."),
-        ]
-    ):  # fmt: skip
-        function = option(function)
-    return function
+    options = [
+        click.option("--cfg", type=FilePath, help="Darknet cfg."),
+        click.option("--weights", type=FilePath, help="Darknet weights."),
+        click.option("--random-weights", is_flag=True,
+                     help="Take random weights, to try a cfg without a trained network."),
+        click.option("--calib", type=FilePath, required=True,
+                     help="Calibration images: a folder, an image or a list."),
+        click.option("--max-calib", type=click.IntRange(1), default=48, show_default=True,
+                     help="Calibration images at most."),
+        click.option("--imgsz", metavar="SIZE|HxW", callback=image_size,
+                     help="Input height and width: not the cfg's, or where an ONNX file leaves them free."),
+        click.option("--resize", type=click.Choice([r.value for r in Resize]), default="stretch",
+                     show_default=True, help="How images are brought to the network's size."),
+        click.option("--bn-eps", type=BatchNormEpsilon, default=DARKNET_BN_EPS, show_default=True,
+                     help="Batch-norm epsilon."),
+        click.option("--lenient", is_flag=True, help="Skip unknown training keys of the cfg with a warning."),
+    ]  # fmt: skip
+    return add_options(function, options)
 
 
 def check_network(options: dict[str, Any]) -> None:
@@ -154,16 +152,12 @@ _ROUNDING_OPTIONS = [
 
 def quant_options(function: F) -> F:
     """Add the options of post-training quantisation."""
-    for option in reversed([*_FORMAT_OPTIONS, *_ROUNDING_OPTIONS]):
-        function = option(function)
-    return function
+    return add_options(function, [*_FORMAT_OPTIONS, *_ROUNDING_OPTIONS])
 
 
 def qat_quant_options(function: F) -> F:
     """Add those of `quant_options` that training leaves something to say."""
-    for option in reversed(_FORMAT_OPTIONS):
-        function = option(function)
-    return function
+    return add_options(function, _FORMAT_OPTIONS)
 
 
 def quant_config(options: dict[str, Any]) -> QuantConfig:

@@ -13,6 +13,7 @@ import click
 
 from hls_export.config import AcceleratorConfig
 from hls_export.plan.estimate import conv_windows, estimate_cycles
+from yolo_hw.cli.add_options import add_options
 from yolo_hw.cli.options import BatchNormEpsilon, FilePath, parse_budget
 from yolo_hw.darknet.network import Network
 from yolo_hw.data.preprocess import Resize
@@ -142,9 +143,7 @@ SEARCH_NAMES = "candidates delta train_split adapt_images score_images log".spli
 
 def prune_options(function: F) -> F:
     """Add all options."""
-    for option in reversed(OPTIONS):
-        function = option(function)
-    return function
+    return add_options(function, OPTIONS)
 
 
 def prune_config(options: dict[str, Any]) -> PruneConfig:

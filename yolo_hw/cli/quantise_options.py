@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from yolo_hw.cli.accelerator_options import accelerator_options
+from yolo_hw.cli.add_options import add_options
 from yolo_hw.cli.options import FilePath
 from yolo_hw.cli.quantise_prices import BitBudget
 from yolo_hw.errors import QuantError
@@ -38,46 +39,43 @@ LABELLED_NAMES = ["data", "split", "names", "max_images"]
 
 def word_length_options(function: F) -> F:
     """Add the options of sensitivity, mixed precision, accuracy control and report."""
-    for option in reversed(
-        [
-            click.option("--sensitivity", is_flag=True,
-                         help="Measure what every word length of every layer costs; table and picture."),
-            click.option("--budget", metavar="KIND=VALUE|SHAREx",
-                         help="Choose word lengths within a budget of bytes, macbits or cycles: bytes=0.6x is a share "
-                         "of the network in the bits of the options, bytes=200000 a number."),
-            click.option("--cycles", type=FilePath, metavar="FILE",
-                         help='For --budget cycles: JSON of layer -> {"W_BITSxA_BITS": cycles}.'),
-            accelerator_options(None, "For --budget cycles: this accelerator's own cycles, in place of a table."),
-            click.option("--max-drop", type=click.FloatRange(0), metavar="POINTS",
-                         help="Raise as few layers as possible to 16 bits so that --drop-of falls by no more."),
-            click.option("--drop-of", type=click.Choice(list(SCORES)), default=AP50, show_default=True,
-                         help="What --max-drop bounds: AP50 on --data in points, or the squared error of the raw "
-                         "outputs on the calibration images in percent of their energy."),
-            click.option("--raise", "kinds", type=click.Choice(list(KINDS)), default="both", show_default=True,
-                         help="What --max-drop may raise."),
-            click.option("--metric", type=click.Choice(list(METRICS)), default=OUTPUT_ERROR, show_default=True,
-                         help="What damage is."),
-            click.option("--w-choices", metavar="BITS,...",
-                         help="Word lengths of weights to try. [default: 2 to 8; those of the options where --tile "
-                         "counts cycles]"),
-            click.option("--a-choices", metavar="BITS,...",
-                         help="Word lengths of activations to try. [default: those of the options with --budget "
-                         "bytes, 8,16 where --tile counts cycles, 4,8 with other budgets, else 4,8,16]"),
-            click.option("--time-limit", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True,
-                         help="Seconds for each run of the integer program."),
-            click.option("--log", type=FilePath, help="Folder of what is measured: an interrupted search goes on."),
-            click.option("--data", type=FilePath, help="Labelled images for AP50."),
-            click.option("--split", help="Part of --data. [default: val, else all]"),
-            click.option("--names", type=FilePath, help="Class names of the network, one per line."),
-            click.option("--max-images", type=click.IntRange(1), help="Use only the first images of --data."),
-            click.option("--report-images", type=click.IntRange(1), default=8, show_default=True,
-                         help="Calibration images that report and sensitivity measure on."),
-            click.option("--hurt-db", type=click.FloatRange(0), default=HURT_DB, show_default=True,
-                         help="A layer alone with less signal to noise hurts."),
-        ]
-    ):  # fmt: skip
-        function = option(function)
-    return function
+    options = [
+        click.option("--sensitivity", is_flag=True,
+                     help="Measure what every word length of every layer costs; table and picture."),
+        click.option("--budget", metavar="KIND=VALUE|SHAREx",
+                     help="Choose word lengths within a budget of bytes, macbits or cycles: bytes=0.6x is a share "
+                     "of the network in the bits of the options, bytes=200000 a number."),
+        click.option("--cycles", type=FilePath, metavar="FILE",
+                     help='For --budget cycles: JSON of layer -> {"W_BITSxA_BITS": cycles}.'),
+        accelerator_options(None, "For --budget cycles: this accelerator's own cycles, in place of a table."),
+        click.option("--max-drop", type=click.FloatRange(0), metavar="POINTS",
+                     help="Raise as few layers as possible to 16 bits so that --drop-of falls by no more."),
+        click.option("--drop-of", type=click.Choice(list(SCORES)), default=AP50, show_default=True,
+                     help="What --max-drop bounds: AP50 on --data in points, or the squared error of the raw "
+                     "outputs on the calibration images in percent of their energy."),
+        click.option("--raise", "kinds", type=click.Choice(list(KINDS)), default="both", show_default=True,
+                     help="What --max-drop may raise."),
+        click.option("--metric", type=click.Choice(list(METRICS)), default=OUTPUT_ERROR, show_default=True,
+                     help="What damage is."),
+        click.option("--w-choices", metavar="BITS,...",
+                     help="Word lengths of weights to try. [default: 2 to 8; those of the options where --tile "
+                     "counts cycles]"),
+        click.option("--a-choices", metavar="BITS,...",
+                     help="Word lengths of activations to try. [default: those of the options with --budget "
+                     "bytes, 8,16 where --tile counts cycles, 4,8 with other budgets, else 4,8,16]"),
+        click.option("--time-limit", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True,
+                     help="Seconds for each run of the integer program."),
+        click.option("--log", type=FilePath, help="Folder of what is measured: an interrupted search goes on."),
+        click.option("--data", type=FilePath, help="Labelled images for AP50."),
+        click.option("--split", help="Part of --data. [default: val, else all]"),
+        click.option("--names", type=FilePath, help="Class names of the network, one per line."),
+        click.option("--max-images", type=click.IntRange(1), help="Use only the first images of --data."),
+        click.option("--report-images", type=click.IntRange(1), default=8, show_default=True,
+                     help="Calibration images that report and sensitivity measure on."),
+        click.option("--hurt-db", type=click.FloatRange(0), default=HURT_DB, show_default=True,
+                     help="A layer alone with less signal to noise hurts."),
+    ]  # fmt: skip
+    return add_options(function, options)
 
 
 def sensitivity_config(options: dict[str, Any], config: QuantConfig, budget: BitBudget | None) -> SensitivityConfig:

@@ -11,6 +11,7 @@ import click
 import torch
 
 from hls_export.verify import open_bundle
+from yolo_hw.cli.add_options import add_options
 from yolo_hw.cli.console import note, step_progress
 from yolo_hw.cli.options import (
     QUANT_NAMES,
@@ -39,33 +40,30 @@ RUNNERS = ("float", "engine", "onnx")
 
 def network_options(function: F) -> F:
     """Add the options that name a network and what runs it: --cfg, --weights, --bundle, --onnx, --runner, --names."""
-    for option in reversed(
-        [
-            click.option("--cfg", type=FilePath, help="Darknet cfg."),
-            click.option("--weights", type=FilePath, help="Darknet weights."),
-            click.option("--bundle", type=FilePath, help="A bundle, instead of cfg and weights; runs in integers."),
-            click.option("--onnx", type=FilePath, help="An ONNX file that gives the raw maps of the cfg's heads."),
-            click.option(
-                "--runner",
-                type=click.Choice(RUNNERS),
-                help="float: the torch model; engine: the integer engine; onnx: onnxruntime. Default: engine with "
-                "--bundle, onnx with --onnx, else float.",
-            ),
-            click.option("--calib", type=FilePath, help="Calibration images, for --runner engine without a bundle."),
-            click.option("--device", default="cpu", show_default=True, help="Where the torch model runs: cpu or cuda."),
-            click.option("--imgsz", metavar="SIZE|HxW", callback=image_size,
-                         help="Input height and width instead of the cfg's."),
-            click.option("--pixel-scale", type=click.FloatRange(0, min_open=True), default=PIXEL_SCALE,
-                         show_default="1/255", help="Factor from pixels to the float input of an ONNX file."),
-            click.option("--names", type=FilePath, help="Class names, one per line."),
-            click.option(
-                "--bn-eps", type=BatchNormEpsilon, default=DARKNET_BN_EPS, show_default=True, help="Batch-norm epsilon."
-            ),
-            click.option("--lenient", is_flag=True, help="Skip unknown training keys of the cfg with a warning."),
-        ]
-    ):  # fmt: skip
-        function = option(function)
-    return function
+    options = [
+        click.option("--cfg", type=FilePath, help="Darknet cfg."),
+        click.option("--weights", type=FilePath, help="Darknet weights."),
+        click.option("--bundle", type=FilePath, help="A bundle, instead of cfg and weights; runs in integers."),
+        click.option("--onnx", type=FilePath, help="An ONNX file that gives the raw maps of the cfg's heads."),
+        click.option(
+            "--runner",
+            type=click.Choice(RUNNERS),
+            help="float: the torch model; engine: the integer engine; onnx: onnxruntime. Default: engine with "
+            "--bundle, onnx with --onnx, else float.",
+        ),
+        click.option("--calib", type=FilePath, help="Calibration images, for --runner engine without a bundle."),
+        click.option("--device", default="cpu", show_default=True, help="Where the torch model runs: cpu or cuda."),
+        click.option("--imgsz", metavar="SIZE|HxW", callback=image_size,
+                     help="Input height and width instead of the cfg's."),
+        click.option("--pixel-scale", type=click.FloatRange(0, min_open=True), default=PIXEL_SCALE,
+                     show_default="1/255", help="Factor from pixels to the float input of an ONNX file."),
+        click.option("--names", type=FilePath, help="Class names, one per line."),
+        click.option(
+            "--bn-eps", type=BatchNormEpsilon, default=DARKNET_BN_EPS, show_default=True, help="Batch-norm epsilon."
+        ),
+        click.option("--lenient", is_flag=True, help="Skip unknown training keys of the cfg with a warning."),
+    ]  # fmt: skip
+    return add_options(function, options)
 
 
 def make_runner(options: dict[str, Any]) -> HeadRunner:

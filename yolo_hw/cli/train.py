@@ -13,6 +13,7 @@ import click
 import torch
 from click.core import ParameterSource
 
+from yolo_hw.cli.add_options import add_options
 from yolo_hw.cli.console import ERR, note, print_json, print_table
 from yolo_hw.cli.eval import percent
 from yolo_hw.cli.options import FilePath, image_size
@@ -141,9 +142,7 @@ def train_options(weights: str, out: str, *, quantised: bool = False) -> Callabl
     options = [*_SOURCE_OPTIONS, *own, *([] if quantised else _FLOAT_OPTIONS), *_FIT_OPTIONS]
 
     def add(function: F) -> F:
-        for option in reversed(options):
-            function = option(function)
-        return function
+        return add_options(function, options)
 
     return add
 
